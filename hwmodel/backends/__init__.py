@@ -1,0 +1,1 @@
+"""Machines: cards, the backend protocol and one module per machine family."""

@@ -1,0 +1,300 @@
+"""What a backend is: a pure map from the columns of a trace and the resolved numbers of a card to costs.
+
+Every array over operators has shape (n_ops,), or (designs, n_ops) where a parameter is an array of shape (designs, 1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from hwmodel.errors import UnsupportedOperatorError
+from hwmodel.ir.dtypes import BITS
+from hwmodel.ir.masks import Mask
+from hwmodel.ir.trace import Trace
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+TextArray = npt.NDArray[np.str_]
+Number = float | FloatArray
+"""A resolved parameter: a float, or an array of shape (designs, 1)."""
+
+AttentionChoice = Literal["source", "math", "fused"]
+SparseChoice = Literal["auto", "always"]
+Scope = Literal["board", "dynamic", "lsp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a caller chooses besides the card.
+
+    Parameters
+    ----------
+    mode : one of the backend's modes, power mode included ("engine+30w")
+    attention : "source" fuses attention where the source calls scaled-dot-product attention; "math" and "fused" force it
+    sparse_kernel : "auto" takes the cheaper of dense and sparse kernel, "always" shows the sparse one's cost
+    scope : "board" energy with idle power, "dynamic" and "lsp" without
+    """
+
+    mode: str
+    attention: AttentionChoice = "source"
+    sparse_kernel: SparseChoice = "auto"
+    scope: Scope = "board"
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The columns of a trace, with the number format of every operator settled.
+
+    Every array has shape (n_ops,). ``dtype`` is the compute and activation format, ``weight_dtype`` that of the
+    weights. Integer columns are int64. ``masks`` holds one entry per operator, None where dense.
+    """
+
+    trace: Trace
+    dtype: TextArray
+    weight_dtype: TextArray
+
+    @classmethod
+    def of(cls, trace: Trace, *, dtype: str | None, default_dtype: str) -> Workload:
+        """Settle formats by precedence: operator, the call (``dtype``), the trace, the card's default."""
+        general = dtype or trace.dtype or default_dtype
+        settled = [operator.dtype or general for operator in trace.operators]
+        weights = [operator.weight_dtype or own for operator, own in zip(trace.operators, settled, strict=True)]
+        return cls(trace, np.array(settled, dtype=np.str_), np.array(weights, dtype=np.str_))
+
+    def __len__(self) -> int:
+        return len(self.trace.operators)
+
+    def _text(self, name: str) -> TextArray:
+        return np.array([getattr(operator, name) or "" for operator in self.trace.operators], dtype=np.str_)
+
+    def _count(self, name: str) -> IntArray:
+        return np.array([getattr(operator, name) for operator in self.trace.operators], dtype=np.int64)
+
+    def _flag(self, name: str) -> BoolArray:
+        return np.array([getattr(operator, name) for operator in self.trace.operators], dtype=np.bool_)
+
+    @cached_property
+    def kind(self) -> TextArray:
+        return self._text("kind")
+
+    @cached_property
+    def family(self) -> TextArray:
+        return self._text("family")
+
+    @cached_property
+    def role(self) -> TextArray:
+        return self._text("role")
+
+    @cached_property
+    def batch(self) -> IntArray:
+        return self._count("batch")
+
+    @cached_property
+    def m(self) -> IntArray:
+        return self._count("m")
+
+    @cached_property
+    def k(self) -> IntArray:
+        return self._count("k")
+
+    @cached_property
+    def n(self) -> IntArray:
+        return self._count("n")
+
+    @cached_property
+    def elements(self) -> IntArray:
+        return self._count("elements")
+
+    @cached_property
+    def cols(self) -> IntArray:
+        return self._count("cols")
+
+    @cached_property
+    def input_elements(self) -> IntArray:
+        return self._count("input_elements")
+
+    @cached_property
+    def output_elements(self) -> IntArray:
+        return self._count("output_elements")
+
+    @cached_property
+    def weight_elements(self) -> IntArray:
+        return self._count("weight_elements")
+
+    @cached_property
+    def parameter(self) -> BoolArray:
+        """The right operand of a product is a weight."""
+        return self._flag("parameter")
+
+    @cached_property
+    def constant(self) -> BoolArray:
+        return self._flag("constant")
+
+    @cached_property
+    def causal(self) -> BoolArray:
+        return self._flag("causal")
+
+    @cached_property
+    def fused_in_source(self) -> BoolArray:
+        return self._flag("fused_in_source")
+
+    @cached_property
+    def attention_group(self) -> TextArray:
+        """Name shared by the operators of one spelled-out attention; "" outside."""
+        return self._text("attention_group")
+
+    @cached_property
+    def masks(self) -> tuple[Mask | None, ...]:
+        return tuple(operator.mask for operator in self.trace.operators)
+
+    @cached_property
+    def shape_macs(self) -> FloatArray:
+        """MACs of each operator at its present shape, masks ignored."""
+        return np.array([operator.shape_macs for operator in self.trace.operators], dtype=np.float64)
+
+    @cached_property
+    def kept_macs(self) -> FloatArray:
+        """MACs that involve a kept weight."""
+        return np.array([operator.kept_macs for operator in self.trace.operators], dtype=np.float64)
+
+    @cached_property
+    def kept_fraction(self) -> FloatArray:
+        """Kept blocks over all blocks of each weight; 1 where dense."""
+        return np.array([1.0 if mask is None else mask.kept_fraction for mask in self.masks])
+
+    @cached_property
+    def activation_bytes(self) -> FloatArray:
+        """Bytes of one activation element, by operator."""
+        return np.array([BITS[dtype] / 8 for dtype in self.dtype])
+
+    @cached_property
+    def weight_element_bytes(self) -> FloatArray:
+        """Bytes of one weight element, by operator."""
+        return np.array([BITS[dtype] / 8 for dtype in self.weight_dtype])
+
+    @cached_property
+    def successors(self) -> tuple[tuple[int, ...], ...]:
+        """Rows that read each row's output."""
+        found: list[list[int]] = [[] for _ in self.trace.operators]
+        for producer, consumer in self.trace.edges:
+            found[producer].append(consumer)
+        return tuple(tuple(rows) for rows in found)
+
+    @cached_property
+    def predecessors(self) -> tuple[tuple[int, ...], ...]:
+        """Rows whose output each row reads."""
+        found: list[list[int]] = [[] for _ in self.trace.operators]
+        for producer, consumer in self.trace.edges:
+            found[consumer].append(producer)
+        return tuple(tuple(rows) for rows in found)
+
+    def tiles(self, tile_out: int, tile_in: int) -> FloatArray:
+        """Tiles of ``tile_out x tile_in`` weight elements that hold work: all of a dense weight, else the occupied ones."""
+        whole = np.ceil(self.n / tile_out) * np.ceil(self.k / tile_in)
+        occupied = [None if mask is None else mask.occupied_tiles(tile_out, tile_in) for mask in self.masks]
+        return np.array([all_ if some is None else some for all_, some in zip(whole, occupied, strict=True)], dtype=np.float64)
+
+
+def _zeros() -> FloatArray:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Costs:
+    """What a backend returns: one entry per operator in trace order.
+
+    Parameters
+    ----------
+    cycles : cycles of the device's main clock, waiting included
+    latency_s : seconds; rows sum to the total. ``gap_s`` is the part of it in which the device waits for the host
+    compute_j, onchip_j, offchip_j, static_j : joules by cause; their sum is the operator's energy
+    dram_bytes : bytes to and from off-chip memory
+    executed_macs : MACs the machine performs, padding of its skip unit included, never less than the kept MACs
+    bound : limiting resource of each operator: "compute", "memory", "launch", "host", "vector", "none", ...
+    kernel : name of the kernel or the unit that runs it
+    fused_into : row whose kernel carries this operator's cost; its own row where it is not fused
+    """
+
+    cycles: FloatArray
+    latency_s: FloatArray
+    compute_j: FloatArray
+    onchip_j: FloatArray
+    offchip_j: FloatArray
+    static_j: FloatArray
+    dram_bytes: FloatArray
+    executed_macs: FloatArray
+    bound: TextArray
+    kernel: TextArray
+    fused_into: IntArray
+    gap_s: FloatArray = field(default_factory=_zeros)
+
+    def __post_init__(self) -> None:
+        """Give every numeric column the shape of the widest: (n_ops,), or (designs, n_ops) in a sweep."""
+        if self.gap_s.size == 0:
+            object.__setattr__(self, "gap_s", np.zeros_like(self.latency_s))
+        numeric = [item.name for item in fields(self) if item.name not in {"bound", "kernel", "fused_into"}]
+        shape = np.broadcast_shapes(*(np.shape(getattr(self, name)) for name in numeric))
+        for name in numeric:
+            whole = np.ascontiguousarray(np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float64), shape))
+            object.__setattr__(self, name, whole)
+
+    @property
+    def energy_j(self) -> FloatArray:
+        """Energy of each operator: the sum of its four causes."""
+        return self.compute_j + self.onchip_j + self.offchip_j + self.static_j
+
+
+class Parameters(BaseModel):
+    """Base of what a backend wants from a card: its fields and tables, in SI units."""
+
+    model_config = {"extra": "forbid", "frozen": True, "strict": True, "arbitrary_types_allowed": True}
+
+
+class Backend(Protocol):
+    """Pure map from operators to costs. Does no I/O, keeps no state and prints nothing (an adapter may cache).
+
+    ``kinds`` lists operator kinds or whole families it models; ``free`` lists kinds or families that cost nothing on
+    purpose, each with the reason. Anything else is refused before :meth:`cost` is called.
+    """
+
+    name: ClassVar[str]
+    modes: ClassVar[tuple[str, ...]]
+    parameters: ClassVar[type[Parameters]]
+
+    def kinds(self, mode: str) -> frozenset[str]:
+        """Kinds and families modelled in ``mode``."""
+        ...
+
+    def free(self, mode: str) -> Mapping[str, str]:
+        """Kinds and families that cost nothing in ``mode``, each with the reason."""
+        ...
+
+    def cost(self, workload: Workload, parameters: Any, options: Options) -> Costs:
+        """Cost of every operator; ``parameters`` is this backend's resolved :class:`Parameters`."""
+        ...
+
+
+def evaluate(backend: Backend, workload: Workload, parameters: Any, options: Options) -> Costs:
+    """Refuse what the backend cannot model, then cost every row.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        Lists every unknown kind with its count.
+    """
+    known = backend.kinds(options.mode) | backend.free(options.mode).keys()
+    pairs = zip(workload.kind.tolist(), workload.family.tolist(), strict=True)
+    unknown = Counter(kind for kind, family in pairs if kind not in known and family not in known)
+    if unknown:
+        listed = ", ".join(f"{kind} x{count}" for kind, count in unknown.most_common())
+        raise UnsupportedOperatorError(f"backend {backend.name!r} has no model for {listed}; it knows {', '.join(sorted(known))}")
+    return backend.cost(workload, parameters, options)

@@ -1,0 +1,258 @@
+"""Estimates: one row per operator in trace order, and totals that are exactly the rows' sums."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwmodel.backends.base import AttentionChoice, Costs, FloatArray, Options, Scope, SparseChoice, Workload, evaluate
+from hwmodel.backends.cards import Card, Fidelity, Score, load_card
+from hwmodel.backends.registry import get_backend
+from hwmodel.errors import UnknownNameError
+from hwmodel.ir.dtypes import check_dtype
+from hwmodel.ir.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+_CHOICES = {
+    "attention": ("source", "math", "fused"),
+    "sparse_kernel": ("auto", "always"),
+    "scope": ("board", "dynamic", "lsp"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """What one trace costs on one device (or on several designs of it).
+
+    ``latency_s`` and ``energy_j`` are for the whole batch; in a sweep every total has shape (designs,).
+
+    Parameters
+    ----------
+    workload : the operators priced, with their number formats
+    card : the device
+    mode : execution mode, with the power mode after "+" where the card has some
+    dtype : number format that operators without their own were priced in
+    costs : one entry per operator
+    options : attention, sparse kernel and energy scope asked for
+    overrides : fields of the card that were replaced
+    """
+
+    workload: Workload
+    card: Card
+    mode: str
+    dtype: str
+    costs: Costs
+    options: Options
+    overrides: Mapping[str, Any]
+
+    @property
+    def trace(self) -> Trace:
+        """The trace that was priced."""
+        return self.workload.trace
+
+    @property
+    def device(self) -> str:
+        """Name of the card."""
+        return self.card.name
+
+    def _total(self, column: FloatArray) -> Any:
+        total = column.sum(axis=-1)
+        return float(total) if total.ndim == 0 else total
+
+    @property
+    def latency_s(self) -> Any:
+        """Seconds for the whole batch: the sum of the rows' ``latency_s``, gaps included."""
+        return self._total(self.costs.latency_s)
+
+    @property
+    def energy_j(self) -> Any:
+        """Joules for the whole batch, in the scope of ``options.scope``."""
+        return self._total(self.costs.energy_j)
+
+    @property
+    def average_power_w(self) -> Any:
+        """Energy over latency, in the same scope; 0 where nothing runs."""
+        latency = np.asarray(self.latency_s)
+        power = np.divide(self.energy_j, latency, out=np.zeros_like(latency), where=latency > 0)
+        return float(power) if power.ndim == 0 else power
+
+    @property
+    def cycles(self) -> Any:
+        """Cycles of the device's main clock."""
+        return self._total(self.costs.cycles)
+
+    @property
+    def dram_bytes(self) -> Any:
+        """Bytes to and from off-chip memory."""
+        return self._total(self.costs.dram_bytes)
+
+    @property
+    def executed_macs(self) -> Any:
+        """MACs that the machine performs."""
+        return self._total(self.costs.executed_macs)
+
+    @property
+    def execution_mode(self) -> str:
+        """The mode without the power mode."""
+        return self.options.mode
+
+    @property
+    def fidelity(self) -> dict[str, Fidelity]:
+        """How far to trust latency and energy; "assumed" where card fields were overridden by hand."""
+        if self.overrides:
+            return {"latency": "assumed", "energy": "assumed"}
+        mode = self.card.fidelity[self.execution_mode]
+        return {"latency": mode.latency, "energy": mode.energy}
+
+    def error_band(self, quantity: str = "latency") -> Score | None:
+        """The scoreboard's line for this mode and dtype; None where nothing was measured, or the card was overridden."""
+        if self.overrides:
+            return None
+        return next((score for score in self.card.scores if self._covers(score) and score.quantity == quantity), None)
+
+    def _covers(self, score: Score) -> bool:
+        return score.band and score.mode == self.execution_mode and self.dtype in score.dtypes
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [operator.name for operator in self.trace.operators]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per operator, index ``name``.
+
+        Columns: kind, role, block, macs (dense model), executed_macs, latency_s (gap included), gap_s, energy_j and its
+        four causes, dram_bytes, cycles, bound, kernel, fused_into (name of the row that carries the cost, or None).
+
+        Raises
+        ------
+        ValueError
+            For a sweep: take one design's arrays from ``costs`` instead.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self._columns(), index=pd.Index(self._names, name="name"))
+
+    def _columns(self) -> dict[str, Any]:
+        costs, operators = self.costs, self.trace.operators
+        if costs.latency_s.ndim != 1:
+            raise ValueError("a sweep over designs has no single frame; read the arrays in costs")
+        own = np.arange(len(operators))
+        return {
+            "kind": self.workload.kind.tolist(),
+            "role": self.workload.role.tolist(),
+            "block": [operator.block for operator in operators],
+            "macs": [operator.macs for operator in operators],
+            "executed_macs": costs.executed_macs,
+            "latency_s": costs.latency_s,
+            "gap_s": costs.gap_s,
+            "energy_j": costs.energy_j,
+            "compute_j": costs.compute_j,
+            "onchip_j": costs.onchip_j,
+            "offchip_j": costs.offchip_j,
+            "static_j": costs.static_j,
+            "dram_bytes": costs.dram_bytes,
+            "cycles": costs.cycles,
+            "bound": costs.bound.tolist(),
+            "kernel": costs.kernel.tolist(),
+            "fused_into": [
+                None if row == into else self._names[into] for row, into in zip(own, costs.fused_into.tolist(), strict=True)
+            ],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Totals as plain values, the first line of every output."""
+        band = self.error_band()
+        return {
+            "model": self.trace.model,
+            "device": self.device,
+            "mode": self.mode,
+            "batch": self.trace.batch,
+            "dtype": self.dtype,
+            "latency_s": self.latency_s,
+            "energy_j": self.energy_j,
+            "average_power_w": self.average_power_w,
+            "cycles": self.cycles,
+            "macs": self.trace.macs,
+            "executed_macs": self.executed_macs,
+            "dram_bytes": self.dram_bytes,
+            "energy_scope": self.options.scope,
+            "fidelity": self.fidelity,
+            "error_band": band.model_dump() if band else None,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The whole estimate as plain JSON values: the summary, one object per operator, and versions."""
+        columns = {
+            name: np.asarray(column).tolist() for name, column in self._columns().items() if name not in {"block", "fused_into"}
+        }
+        columns |= {name: self._columns()[name] for name in ("block", "fused_into")}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        operators = [{"name": name, **row} for name, row in zip(self._names, rows, strict=True)]
+        return self.summary() | {
+            "operators": operators,
+            "schema_version": SCHEMA_VERSION,
+            "versions": {"hwmodel": version("hwmodel"), "python": platform.python_version(), **self.trace.versions},
+        }
+
+
+def estimate(
+    trace: Trace,
+    *,
+    device: str | Path | Card,
+    mode: str | None = None,
+    dtype: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    attention: AttentionChoice = "source",
+    sparse_kernel: SparseChoice = "auto",
+    scope: Scope = "board",
+) -> Estimate:
+    """Price a trace on a device.
+
+    Parameters
+    ----------
+    trace : operators with their sparsity
+    device : name, alias, path of a card file, or a card
+    mode : execution mode, power mode or both ("engine+30w"); the card's default where None
+    dtype : number format of operators that have none of their own; the trace's, then the card's default where None
+    overrides : card fields to replace, by dotted name; arrays of shape (designs,) sweep
+    attention : "source" | "math" | "fused"
+    sparse_kernel : "auto" takes the cheaper of dense and sparse kernel, "always" shows the sparse one
+    scope : "board" includes idle power; "dynamic" and "lsp" subtract it
+
+    Raises
+    ------
+    HwmodelError
+        Unknown device, mode, dtype, field or choice; or an operator the device's backend cannot model.
+    """
+    card = device if isinstance(device, Card) else load_card(device)
+    _check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    execution, power = card.split_mode(mode)
+    if dtype is not None:
+        check_dtype(dtype)
+    settled = dtype or trace.dtype or card.default_dtype
+    workload = Workload.of(trace, dtype=dtype, default_dtype=card.default_dtype)
+    for used in sorted({settled, *workload.dtype.tolist(), *workload.weight_dtype.tolist()}):
+        card.check_dtype(used)
+    options = Options(mode=execution, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    parameters = card.resolve(mode, overrides)
+    costs = evaluate(get_backend(card.backend), workload, parameters, options)
+    label = f"{execution}+{power}" if power else execution
+    return Estimate(
+        workload=workload, card=card, mode=label, dtype=settled, costs=costs, options=options, overrides=dict(overrides or {})
+    )
+
+
+def _check_choices(**chosen: str) -> None:
+    for what, value in chosen.items():
+        if value not in _CHOICES[what]:
+            raise UnknownNameError(what, value, _CHOICES[what])

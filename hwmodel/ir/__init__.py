@@ -1,0 +1,1 @@
+"""The vocabulary: operators, block masks and the trace. It knows no hardware and no torch."""

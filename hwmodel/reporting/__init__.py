@@ -1,0 +1,1 @@
+"""Estimates as tables, figures and a self-contained page."""

@@ -1,36 +1,321 @@
-"""SCALE-Sim's arithmetic in closed form, and the TPU backend that is built on it.
+"""SCALE-Sim's arithmetic in closed form, and the TPU backend.
 
 A product is (m, k) x (k, n) on an array of ``rows`` x ``cols`` multipliers. The three dataflows keep one operand in the
 array and stream another through it:
 
-=========  ====================================  ============================  =============
-dataflow   folds (tiles of the kept operand)     cycles per fold               streamed
-=========  ====================================  ============================  =============
-``ws``     ceil(k / rows) * ceil(n / cols)       2 rows + cols + m - 2         m input rows
-``is``     ceil(k / rows) * ceil(m / cols)       2 rows + cols + n - 2         n outputs
-``os``     ceil(m / rows) * ceil(n / cols)       rows + cols + k - 2           k products
-=========  ====================================  ============================  =============
+=========  ====================================  ======================  =========
+dataflow   folds (tiles of the kept operand)     cycles per fold         streamed
+=========  ====================================  ======================  =========
+``ws``     ceil(k / rows) * ceil(n / cols)       2 rows + cols + m - 2   m
+``is``     ceil(k / rows) * ceil(m / cols)       2 rows + cols + n - 2   n
+``os``     ceil(m / rows) * ceil(n / cols)       rows + cols + k - 2     k
+=========  ====================================  ======================  =========
 
-Under ``ws``: ``rows`` cycles shift the weights in, ``m`` rows stream, ``rows - 1`` and ``cols - 1`` cycles of skew.
-Folds never overlap, and an edge fold costs as much as a whole one. Source: SCALE-Sim 3.0.0, whose every run without
-stalls these forms equal (tests/peers/test_scale_sim.py); Samajdar et al., ISPASS 2020, describe the machine, but their
-``os`` form has 2 rows where the tool has one. Memory is outside the closed form: no stalls, no prefetch, no bandwidth.
+Under ``ws``, ``rows`` cycles shift the weights in, ``m`` rows stream, ``rows - 1`` and ``cols - 1`` cycles are skew; ``is``
+swaps the roles of the operands; ``os`` loads nothing first. Folds never overlap, and an edge fold costs a whole one.
 
-All functions broadcast; integer inputs give int64 outputs.
+Source: SCALE-Sim 3.0.0, equal to every run without stalls (``tests/peers/test_scale_sim.py``). The ``os`` form of the
+paper (Samajdar et al., ISPASS 2020) has 2 rows where the tool has one. Outside the closed form: memory, so no stalls, no
+prefetch and no bandwidth. All functions broadcast; integer inputs give int64 outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hwmodel.backends.base import Costs, FloatArray, Options, Workload
-from hwmodel.backends.tpu import matrix_array, silicon
+from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload
+from hwmodel.backends.tpu import programs, silicon
+from hwmodel.backends.tpu.energy import joules
 from hwmodel.backends.tpu.parameters import TpuParameters
 
 Dataflow = Literal["ws", "os", "is"]
 Array = npt.NDArray[Any]
+
+NOT_MODELLED: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("rowwise", "elementwise", "movement", "reduction"), "SCALE-Sim models matrix products only")
+)
+
+
+def folds(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> Array:
+    """Tiles of the operand that stays in the array, edge tiles counted whole."""
+    if np.any(np.asarray(rows) < 1) or np.any(np.asarray(cols) < 1):
+        raise ValueError(f"an array needs at least one row and one column, got {rows} x {cols}")
+    side, other = {"ws": (k, n), "is": (k, m), "os": (m, n)}[_checked(dataflow)]
+    tiles: Array = _ceil_divide(side, rows) * _ceil_divide(other, cols)
+    return np.where(_has_work(m, k, n), tiles, 0)
+
+
+def cycles_per_fold(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> Array:
+    """Cycles from the first weight (or operand) shifted in to the last output shifted out."""
+    load = 0 if _checked(dataflow) == "os" else np.asarray(rows)
+    cycles: Array = np.asarray(load + np.asarray(rows) + cols + _streamed(m, k, n, dataflow) - 2)
+    return cycles
+
+
+def compute_cycles(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str, occupied_tiles: Any = None) -> Array:
+    """SCALE-Sim's total compute cycles of (m, k) x (k, n), one layer each.
+
+    Parameters
+    ----------
+    m, k, n : sizes of the product; arrays broadcast. A product with a zero among them costs zero
+    rows, cols : multipliers of the array
+    dataflow : "ws", "os" or "is"
+    occupied_tiles : ``ws`` only. Tiles of ``cols`` outputs by ``rows`` inputs that hold a kept block; ``None`` is dense.
+        A fraction is an expectation over masks that keep at least one block
+
+    Returns
+    -------
+    broadcast shape, int64 for integers
+        ``folds * cycles_per_fold - 1``: the index of the last cycle, which is what the tool prints. Durations are one
+        cycle longer. Zero kept tiles cost zero, not less.
+
+    Raises
+    ------
+    ValueError
+        Another dataflow, an array without multipliers, more occupied tiles than tiles, or ``occupied_tiles`` where the
+        weights stream.
+
+    Notes
+    -----
+    ``k`` kept tiles cost ``k * p - 1`` wherever they lie. Under ``os`` and ``is`` the weights pass through the array: an
+    empty weight tile leaves a bubble in somebody else's stream, and only the number of rows left *per fold* (not the
+    number of tiles) could shorten it, so a tile count is refused there.
+    """
+    tiles = folds(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    if occupied_tiles is not None:
+        tiles = _occupied(occupied_tiles, tiles, dataflow)
+    per_fold = cycles_per_fold(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    cycles: Array = tiles * per_fold - np.minimum(tiles, 1)
+    return cycles
+
+
+def overall_utilisation(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> FloatArray:
+    """MACs of the dense product over multipliers times :func:`compute_cycles`, a fraction (the tool prints percent).
+
+    The cycles are one short, so this can exceed 1 (``os``, 1x1 array, m=2, k=n=1: 2.0). NaN where they are zero; there
+    the tool divides by zero.
+    """
+    cycles = np.asarray(compute_cycles(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow), dtype=np.float64)
+    return _ratio(np.asarray(m, dtype=np.float64) * k * n, cycles * rows * cols)
+
+
+def mapping_efficiency(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> FloatArray:
+    """Multipliers that hold an operand, averaged over folds: a fraction (the tool prints percent). NaN without work."""
+    kept = {"ws": np.asarray(k) * n, "is": np.asarray(m) * k, "os": np.asarray(m) * n}[_checked(dataflow)]
+    tiles = np.asarray(folds(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow), dtype=np.float64)
+    return _ratio(kept, tiles * rows * cols)
+
+
+def compute_utilisation(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> FloatArray:
+    """The tool's third utilisation: mapping efficiency times the share of a fold in which operands stream.
+
+    Its fold is ``cols - 1`` cycles too long under ``ws`` and ``is`` (the skew counts twice), so it is *below*
+    :func:`overall_utilisation`; reproduced as it is.
+    """
+    mapped = mapping_efficiency(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    length = cycles_per_fold(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    twice = 0 if dataflow == "os" else np.asarray(cols) - 1
+    utilisation: FloatArray = mapped * _streamed(m, k, n, dataflow) / (length + twice)
+    return utilisation
+
+
+class AccessCounts(NamedTuple):
+    """Words that move in one product, as SCALE-Sim counts them (one word is one element)."""
+
+    ifmap_sram_reads: Array
+    filter_sram_reads: Array
+    ofmap_sram_writes: Array
+    ifmap_dram_reads: Array
+    filter_dram_reads: Array
+    ofmap_dram_writes: Array
+
+
+def access_counts(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> AccessCounts:
+    """SRAM and DRAM accesses of one dense product. Inputs are called ifmap, weights filter, outputs ofmap.
+
+    Notes
+    -----
+    The counting is the tool's own: partial sums of every fold of ``k`` are written, to DRAM too, and never read back;
+    ``os`` writes ``rows + cols`` words too many per fold in SRAM (its issue 166). DRAM reads hold while each
+    operand fits half of its SRAM. Source: SCALE-Sim 3.0.0, 150 random cases without a difference.
+    """
+    m, k, n = np.broadcast_arrays(m, k, n)
+    tiles = folds(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    row_folds, col_folds = _ceil_divide(k, rows), _ceil_divide(n, cols)
+    if dataflow == "ws":
+        sram = (m * k * col_folds, k * n, m * n * row_folds)
+    elif dataflow == "is":
+        sram = (m * k, k * n * _ceil_divide(m, cols), m * n * row_folds)
+    else:
+        sram = (m * k * col_folds, k * n * _ceil_divide(m, rows), m * n + tiles * (np.asarray(rows) + cols))
+    partial_sums = m * n * (1 if dataflow == "os" else row_folds)
+    work = _has_work(m, k, n)
+    return AccessCounts(*(np.where(work, count, 0) for count in (*sram, m * k, k * n, partial_sums)))
+
+
+def _occupied(occupied: Any, whole: Array, dataflow: str) -> Array:
+    """``occupied`` where it makes sense, rounding of expectations trimmed; zero where the product is empty."""
+    if dataflow != "ws":
+        raise ValueError(f"occupied_tiles needs dataflow 'ws': under {dataflow!r} weights stream and no tile can be skipped")
+    tiles = np.asarray(occupied)
+    if np.any((whole > 0) & (tiles > whole * (1 + 1e-9))) or np.any(tiles < 0):
+        raise ValueError("occupied_tiles must be between 0 and all tiles; are rows and cols (in x out) swapped?")
+    trimmed: Array = np.minimum(tiles, whole)
+    return trimmed
+
+
+def _checked(dataflow: str) -> str:
+    if dataflow not in get_args(Dataflow):
+        raise ValueError(f"dataflow must be 'ws', 'os' or 'is', got {dataflow!r}")
+    return dataflow
+
+
+def _streamed(m: Any, k: Any, n: Any, dataflow: str) -> Array:
+    """Length of the operand that streams through one fold."""
+    return np.asarray({"ws": m, "is": n, "os": k}[_checked(dataflow)])
+
+
+def _ceil_divide(count: Any, unit: Any) -> Array:
+    divided: Array = -(-np.asarray(count) // np.asarray(unit))
+    return divided
+
+
+def _ratio(part: Array, whole: Array) -> FloatArray:
+    """``part / whole``, NaN where ``whole`` is zero."""
+    part, whole = np.broadcast_arrays(part, whole)
+    ratio: FloatArray = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratio
+
+
+def _has_work(m: Any, k: Any, n: Any) -> Array:
+    nonzero: Array = (np.asarray(m) > 0) & (np.asarray(k) > 0) & (np.asarray(n) > 0)
+    return nonzero
+
+
+class Tpu:
+    """TPU cores and plain systolic arrays.
+
+    Modes
+    -----
+    ``device`` : the silicon: every array of one core, weights loaded behind streaming, HBM, vector unit, fused epilogues
+    ``device+host`` : the same with the dispatch that a clock on the host sees, once per compiled program
+    ``systolic`` : one array, closed form, equal to SCALE-Sim; vector operators are outside that model and cost nothing
+    ``scale-sim`` : the cycles of ``systolic`` from the SCALE-Sim package itself, results kept on disk
+
+    A weight tile is skipped only where every block in it is pruned; attention is never fused.
+    """
+
+    name: ClassVar[str] = "tpu"
+    modes: ClassVar[tuple[str, ...]] = ("device", "device+host", "systolic", "scale-sim")
+    parameters: ClassVar[type[TpuParameters]] = TpuParameters
+
+    def kinds(self, mode: str) -> frozenset[str]:
+        """Families modelled in ``mode``."""
+        products = frozenset({"product", "attention"})
+        return products if mode in {"systolic", "scale-sim"} else products | NOT_MODELLED.keys()
+
+    def free(self, mode: str) -> Mapping[str, str]:
+        """Families that cost nothing in ``mode``, each with the reason."""
+        return NOT_MODELLED if mode in {"systolic", "scale-sim"} else {}
+
+    def cost(self, workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
+        """Cost of every operator."""
+        if options.mode in {"systolic", "scale-sim"}:
+            return array_costs(workload, parameters, options)
+        return device_costs(workload, parameters, options)
+
+
+def array_costs(workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
+    """Costs on one array without memory: mode ``systolic``, or ``scale-sim`` with the package's own cycles.
+
+    Batched products are layers of their own, as in SCALE-Sim. Under ``os`` and ``is`` a mask is charged in full.
+    Energy takes SCALE-Sim's access counts (partial sums to DRAM included) times the card's energy per byte.
+    """
+    p = parameters
+    parts = (silicon.first_products(workload, p), silicon.second_products(workload, p))
+    cycles, macs, onchip, dram = (
+        sum(column) for column in zip(*(_array_work(part, p, options.mode) for part in parts), strict=True)
+    )
+    latency_s = np.asarray(cycles / np.asarray(p.clock_hz))
+    energy = joules(
+        latency_s=latency_s, macs=macs, vector_ops=np.zeros(len(workload)), onchip_bytes=onchip, dram_bytes=dram,
+        parameters=p, scope=options.scope,
+    )  # fmt: skip
+    busy = latency_s > 0
+    return Costs(
+        cycles=cycles, latency_s=latency_s, compute_j=energy.compute, onchip_j=energy.onchip, offchip_j=energy.offchip,
+        static_j=energy.static, dram_bytes=dram, executed_macs=macs, bound=np.where(busy, "compute", "none"),
+        kernel=np.where(busy, f"systolic-{p.dataflow}", "none"), fused_into=np.arange(len(workload), dtype=np.int64),
+    )  # fmt: skip
+
+
+def _array_work(products: silicon.Products, parameters: TpuParameters, mode: str) -> tuple[FloatArray, ...]:
+    """Cycles, MACs performed, SRAM bytes and DRAM bytes of products on one array."""
+    p, w = parameters, products
+    shape: dict[str, Any] = {
+        "m": w.m, "k": w.k, "n": w.n, "rows": p.array_rows, "cols": p.array_cols, "dataflow": p.dataflow,
+    }  # fmt: skip
+    skips = p.dataflow == "ws"
+    tiles = np.where(_has_work(w.m, w.k, w.n), w.tiles, 0.0) if skips else folds(**shape)
+    layer = (
+        _package_cycles(shape, w, tiles)
+        if mode == "scale-sim"
+        else compute_cycles(**shape, occupied_tiles=tiles if skips else None)
+    )
+    words = access_counts(**shape)
+    used, share = w.batch * (tiles > 0), w.share if skips else 1.0
+    onchip = share * ((words.ifmap_sram_reads + words.ofmap_sram_writes) * w.left_bytes + words.filter_sram_reads * w.right_bytes)
+    dram = words.ifmap_dram_reads * w.left_bytes + share * (
+        words.filter_dram_reads * w.right_bytes + words.ofmap_dram_writes * w.left_bytes
+    )
+    streamed = np.asarray(_streamed(w.m, w.k, w.n, p.dataflow), dtype=np.float64)
+    macs = np.asarray(w.batch * tiles * p.array_rows * p.array_cols, dtype=np.float64) * streamed
+    return w.batch * layer, macs, used * onchip, used * dram
+
+
+def _package_cycles(shape: dict[str, Any], products: silicon.Products, tiles: Array | None) -> FloatArray:
+    """Cycles of one product each from the SCALE-Sim package; what is not a product is not run."""
+    from hwmodel.backends import scale_sim
+
+    return scale_sim.layer_cycles(**shape, used=products.batch > 0, tiles=tiles)
+
+
+def device_costs(workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
+    """Costs on one core of the real machine: modes ``device`` and ``device+host``."""
+    p = parameters
+    leaders = programs.kernel_leaders(workload)
+    rows = np.arange(len(workload), dtype=np.int64)
+    parts = (
+        silicon.product_work(silicon.first_products(workload, p), p),
+        silicon.vector_work(workload, leaders != rows, programs.extra_operand_bytes(workload), p),
+        silicon.product_work(silicon.second_products(workload, p), p),
+    )
+    work = programs.merged(parts, leaders)
+    in_turn = sum(programs.kernel_s(part) for part in parts)
+    device_s = np.where(workload.family == "attention", in_turn, programs.kernel_s(work))
+    device_s = device_s + programs.exposed_s(work, workload, p)
+    gap_s = programs.host_gap_s(device_s, workload, p) if options.mode == "device+host" else np.zeros_like(device_s)
+    latency_s = device_s + gap_s
+    energy = joules(
+        latency_s=latency_s, macs=work.macs, vector_ops=work.vector_ops, onchip_bytes=work.vmem_bytes,
+        dram_bytes=work.dram_bytes, parameters=p, scope=options.scope,
+    )  # fmt: skip
+    return Costs(
+        cycles=latency_s * p.clock_hz, latency_s=latency_s, gap_s=gap_s, compute_j=energy.compute, onchip_j=energy.onchip,
+        offchip_j=energy.offchip, static_j=energy.static, dram_bytes=work.dram_bytes, executed_macs=work.macs,
+        bound=programs.bound_by(work, device_s, gap_s), kernel=_kernels(workload, work, leaders), fused_into=leaders,
+    )  # fmt: skip
+
+
+def _kernels(workload: Workload, work: silicon.Work, leaders: npt.NDArray[np.int64]) -> TextArray:
+    """Unit that runs each row's kernel: "mxu", "vpu", "dma" where values only move, "none" where nothing runs."""
+    unit = {"product": "mxu", "attention": "mxu", "movement": "dma"}
+    names = np.array([unit.get(family, "vpu") for family in workload.family.tolist()], dtype=np.str_)
+    runs = np.reshape((work.compute_s + work.memory_s + work.vector_s) > 0, (-1, len(workload))).any(axis=0)
+    own: TextArray = np.where(runs, names, "none")
+    return own[leaders]

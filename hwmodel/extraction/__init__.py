@@ -1,1 +1,1 @@
-"""From a torch or timm model to a trace, and recipes applied to a trace."""
+"""Torch and timm models become traces. Importing this package does not import torch."""

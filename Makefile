@@ -1,0 +1,37 @@
+# The two commands of the README are `make report` and `make test`; each installs what is missing first.
+PYTHON ?= python3
+BIN := .venv/bin
+TESTS ?= tests
+
+.PHONY: report test test-slow bench lint figures clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+report: .venv/.installed
+	mkdir -p out
+	$(BIN)/hwmodel report deit_base_patch16_224 --device vita,tpu-v3,a100-40gb,agx-orin-64gb \
+		--recipe models/deit_base_lsp_b32x32.toml -o out/report.html
+
+test: .venv/.installed
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(TESTS)
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+bench: .venv/.installed
+	$(BIN)/python -m pytest -q --benchmark-enable --benchmark-only tests/benchmarks
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: .venv/.installed
+	mkdir -p out
+	$(BIN)/python analysis/table5_vita.py -o out/table5_vita.svg
+
+clean:
+	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

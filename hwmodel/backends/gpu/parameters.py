@@ -1,0 +1,82 @@
+"""What a GPU card must and may say. Defaults are constants of kernel generations, calibrated on A100 (see each line)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from hwmodel.backends.base import FloatArray, Number, Parameters, TextArray
+from hwmodel.errors import HwmodelError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class GpuParameters(Parameters):
+    """Resolved numbers of one GPU, SI units.
+
+    The first group comes from a data sheet. The second has defaults: constants of a kernel or architecture generation,
+    fitted on A100 measurements (Vidur, aiconfigurator, NeuSight, FlagPerf); a card overrides what it knows better.
+    """
+
+    sm_count: Positive
+    clock_hz: Positive
+    macs_per_clock_sm: dict[str, Positive]
+    """Dense multiply-accumulates per clock and SM, by dtype. ``fp32`` runs on CUDA cores, all others on tensor cores."""
+    dram_bytes_per_s: Positive
+    l2_bytes: Positive
+    board_limit_w: Positive
+    idle_w: NonNegative
+    static_w: NonNegative
+    """Power of the board at full clock while any kernel runs, before the first operation or byte; idle included."""
+    mac_j: dict[str, Positive]
+    """Energy of one MAC by dtype, operand supply on the chip included, at full clock."""
+    dram_j_per_byte: NonNegative
+    onchip_j_per_byte: NonNegative
+    """L2, network and SM energy of a byte that a kernel reads or writes once."""
+
+    dram_efficiency: Share = 0.88
+    feed_bytes_per_clock_sm: Positive = 38.2
+    """Operand supply of one SM in a tensor-core product. Scales with the tensor rate of the generation:
+    38.2 at 1024 fp16 MACs per clock and SM."""
+    launch_cycles: NonNegative = 4470.0
+    """Launch and drain of one product kernel; other kernels by their share of it (see ``vector.LAUNCH_SHARE``)."""
+    kernel_gap_s: NonNegative = 0.5e-6
+    """Between two kernels of a whole model, host not in the way (facts/modelling.md)."""
+    host_operator_s: NonNegative = 30e-6
+    """Host time to dispatch one operator in eager mode."""
+    l2_resident_share: Share = 0.5
+    """Part of the L2 that a streaming kernel finds its data in."""
+    l2_bytes_per_clock_sm: Positive = 22.0
+    attention_efficiency: Share = 0.6
+    """Tensor rate reached by fused attention while it multiplies."""
+    exponentials_per_clock_sm: Positive = 16.0
+    operation_j: NonNegative = 5e-12
+    transcendental_j: NonNegative = 350e-12
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if not self.idle_w <= self.static_w < self.board_limit_w:
+            raise ValueError(
+                f"need idle_w <= static_w < board_limit_w, got {self.idle_w}, {self.static_w} and {self.board_limit_w}"
+            )
+        return self
+
+
+def arithmetic(dtypes: TextArray) -> TextArray:
+    """The format products compute in: autocast computes in its 16-bit half."""
+    return np.char.replace(dtypes, "amp-", "")
+
+
+def by_dtype(table: Mapping[str, Number], dtypes: TextArray, field: str) -> FloatArray:
+    """Look ``dtypes`` of shape (n,) up: (n,), or (designs, n) where an entry is an array of shape (designs, 1)."""
+    total: FloatArray = np.zeros(dtypes.shape)
+    for name in np.unique(dtypes).tolist():
+        if name not in table:
+            raise HwmodelError(f"this card has no {field}.{name}; it has {', '.join(sorted(table))}")
+        total = total + np.where(dtypes == name, table[name], 0.0)
+    return total

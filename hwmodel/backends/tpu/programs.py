@@ -1,0 +1,114 @@
+"""Operators of one trace as compiled programs: which rows share a kernel, how long a kernel takes, what the host adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from hwmodel.backends.base import FloatArray, IntArray, TextArray, Workload
+from hwmodel.backends.tpu.parameters import TpuParameters
+from hwmodel.backends.tpu.silicon import Work, by_key
+
+
+def kernel_leaders(workload: Workload) -> IntArray:
+    """Row whose kernel carries each row: (n_ops,) int64.
+
+    An elementwise operator rides in the kernel of the product (or elementwise operator) whose output it reads, where
+    nobody else reads that output: bias, GELU, scaling and residual additions of a compiled program. Where several
+    operands qualify it rides with the latest. Row-wise operators and movements have kernels of their own.
+    """
+    family, constant = workload.family.tolist(), workload.constant.tolist()
+    leaders = list(range(len(workload)))
+    for row, producers in enumerate(workload.predecessors):
+        if family[row] != "elementwise" or constant[row]:
+            continue
+        hosts = [
+            producer
+            for producer in producers
+            if family[producer] in {"product", "elementwise"} and not constant[producer] and len(workload.successors[producer]) == 1
+        ]
+        if hosts:
+            leaders[row] = leaders[max(hosts)]
+    return np.array(leaders, dtype=np.int64)
+
+
+def extra_operand_bytes(workload: Workload) -> FloatArray:
+    """Bytes an operator reads besides one operand of its own size: what an epilogue still has to fetch."""
+    extra: FloatArray = np.maximum(workload.input_elements - workload.output_elements, 0) * workload.activation_bytes
+    return extra
+
+
+def programs(workload: Workload) -> IntArray:
+    """Program of each row, named by its first row: rows joined by edges, directly or not, are compiled together."""
+    first = list(range(len(workload)))
+
+    def root(row: int) -> int:
+        while first[row] != row:
+            first[row] = first[first[row]]
+            row = first[row]
+        return row
+
+    for producer, consumer in workload.trace.edges:
+        one, other = sorted((root(producer), root(consumer)))
+        first[other] = one
+    return np.array([root(row) for row in range(len(workload))], dtype=np.int64)
+
+
+def summed_into(values: FloatArray, rows: IntArray) -> FloatArray:
+    """Each entry of the last axis added to the entry that ``rows`` names; the others are zero."""
+    total: FloatArray = np.zeros(values.shape)
+    np.add.at(total.T, rows, values.T)
+    return total
+
+
+def merged(parts: Sequence[Work], leaders: IntArray) -> Work:
+    """All parts together, moved to the rows whose kernels carry them."""
+    sums = {item.name: sum(getattr(part, item.name) for part in parts) for item in fields(Work)}
+    return Work(**{name: summed_into(np.asarray(value), leaders) for name, value in sums.items()})
+
+
+def kernel_s(work: Work) -> FloatArray:
+    """Seconds of each kernel: arrays, memory and vector unit work at the same time, the slowest decides."""
+    longest: FloatArray = np.maximum(np.maximum(work.compute_s, work.memory_s), work.vector_s)
+    return longest
+
+
+def exposed_s(work: Work, workload: Workload, parameters: TpuParameters) -> FloatArray:
+    """First loads and last stores of a product that is a program by itself: nothing runs beside them.
+
+    At most half the on-chip memory, the buffer that must fill before the arrays start. Inside a compiled program
+    weights are fetched while the operator before runs, so nothing is added.
+    """
+    members = np.bincount(programs(workload), minlength=len(workload))
+    alone = (members[programs(workload)] == 1) & (workload.family == "product")
+    buffer_s = parameters.vmem_bytes / 2 / np.asarray(parameters.product_hbm_bytes_per_s)
+    exposed: FloatArray = np.where(alone, np.minimum(np.minimum(work.compute_s, work.memory_s), buffer_s), 0.0)
+    return exposed
+
+
+def host_gap_s(device_s: FloatArray, workload: Workload, parameters: TpuParameters) -> FloatArray:
+    """What a host-side clock sees besides the device, once per program, on the program's first row.
+
+    Dispatch by kind for a program of one operator, and a step for every limit that the program's device time passes
+    (the host then waits in longer sleeps). A program that does nothing is not dispatched.
+    """
+    p = parameters
+    program = programs(workload)
+    total = summed_into(device_s, program)
+    alone = np.bincount(program, minlength=len(workload)) == 1
+    key = np.where(alone & np.isin(workload.kind, list(p.dispatch_s)), workload.kind, "program")
+    gap = by_key(p.dispatch_s, key, "dispatch_s")
+    for limit, step in zip(p.host_step_after_s, p.host_step_s, strict=True):
+        gap = gap + np.where(total > limit, step, 0.0)
+    return np.where(total > 0, gap, 0.0)
+
+
+def bound_by(work: Work, device_s: FloatArray, gap_s: FloatArray) -> TextArray:
+    """Limiting resource of each kernel: "compute", "memory", "vector", "host" where the gap is longer, "none" if free."""
+    choices = [work.compute_s, work.memory_s, work.vector_s]
+    slowest = np.argmax(np.stack(np.broadcast_arrays(*choices)), axis=0)
+    names: TextArray = np.array(["compute", "memory", "vector"])[slowest]
+    names = np.where(gap_s > device_s, "host", names)
+    return np.where(device_s + gap_s > 0, names, "none")

@@ -1,0 +1,336 @@
+"""The command line. Each command parses, calls public functions and prints; bad input is one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwmodel.errors import HwmodelError, suggestion
+
+if TYPE_CHECKING:
+    from hwmodel.backends.cards import Card
+    from hwmodel.backends.estimates import Estimate
+    from hwmodel.ir.trace import Trace
+
+app = typer.Typer(
+    help="What does this pruned Vision Transformer really cost on that machine?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Argument(help="timm model name, or a trace file (.json, .parquet)")]
+Devices = Annotated[str, typer.Option("--device", help="device names or card files, separated by commas")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="images per forward pass (default 1)")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="image height and width in pixels")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="number format: fp32, tf32, fp16, bf16, amp-fp16, amp-bf16, int8, int4")]
+Mode = Annotated[str | None, typer.Option("--mode", help="execution and power mode, for all devices or as DEVICE=MODE,...")]
+RecipeFile = Annotated[str | None, typer.Option("--recipe", help="how the model is pruned: a shipped recipe's name or a file")]
+RecipeFiles = Annotated[list[str] | None, typer.Option("--recipe", help="how the model is pruned; may be repeated")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE or DEVICE:FIELD=VALUE replaces a card's field")]
+Attention = Annotated[str, typer.Option("--attention", help="source, math or fused")]
+SparseKernel = Annotated[str, typer.Option("--sparse-kernel", help="auto or always")]
+EnergyScope = Annotated[str, typer.Option("--scope", help="energy of the board (idle included), or dynamic, or lsp")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV, one row per operator")]
+
+
+@app.callback()
+def _root() -> None:
+    """Show the commands where none is named."""
+
+
+@app.command()
+def devices(*, as_json: AsJson = False) -> None:
+    """List the machines that hwmodel knows."""
+    from hwmodel.backends.cards import shipped_cards
+
+    cards = list(shipped_cards().values())
+    if as_json:
+        _print_json([_device_summary(card) for card in cards])
+        return
+    from hwmodel.reporting.tables import devices_table
+
+    _print_table(devices_table(cards))
+
+
+@app.command()
+def trace(
+    model: Model,
+    *,
+    batch: Batch = None,
+    recipe: RecipeFile = None,
+    image_size: ImageSize = None,
+    dtype: Dtype = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="trace.json or trace.parquet")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write down every operator of a model, pruned by a recipe where one is given."""
+    from hwmodel.ir.storage import save_trace, trace_to_document
+
+    if output is not None:
+        _check_output(output, (".json", ".parquet"))
+    traced = _traced(model, batch, image_size, dtype, recipe)
+    if output is not None:
+        save_trace(traced, output)
+    if as_json:
+        totals = {"macs": traced.macs, "kept_macs": traced.kept_macs}
+        document = trace_to_document(traced) | totals
+        for row, operator in zip(document["operators"], traced.operators, strict=True):
+            row |= {"macs": operator.macs, "kept_macs": operator.kept_macs}
+        _print_json(document)
+        return
+    from hwmodel.reporting.tables import trace_table
+
+    _print_table(trace_table(traced))
+
+
+@app.command()
+def estimate(
+    model: Model,
+    *,
+    device: Devices,
+    batch: Batch = None,
+    dtype: Dtype = None,
+    mode: Mode = None,
+    recipe: RecipeFile = None,
+    image_size: ImageSize = None,
+    settings: Settings = None,
+    attention: Attention = "source",
+    sparse_kernel: SparseKernel = "auto",
+    scope: EnergyScope = "board",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Price a model, or a saved trace, on one or more devices."""
+    if as_json and as_csv:
+        raise HwmodelError("--json and --csv: choose one")
+    plan = _Plan(device, mode, settings, dtype, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    traced = _traced(model, batch, image_size, dtype, recipe)
+    found = plan.estimates(traced)
+    if as_json:
+        _print_json([one.document() for one in found])
+    elif as_csv:
+        from hwmodel.reporting.report import csv_text
+
+        sys.stdout.write(csv_text(found))
+    else:
+        from hwmodel.reporting.tables import estimates_table
+
+        _print_table(estimates_table(found))
+
+
+@app.command()
+def report(
+    model: Model,
+    *,
+    device: Devices,
+    output: Annotated[str, typer.Option("-o", "--output", help="the HTML file to write")],
+    recipe: RecipeFiles = None,
+    batch: Batch = None,
+    dtype: Dtype = None,
+    mode: Mode = None,
+    image_size: ImageSize = None,
+    settings: Settings = None,
+    attention: Attention = "source",
+    sparse_kernel: SparseKernel = "auto",
+    scope: EnergyScope = "board",
+) -> None:
+    """Compare a dense model and its pruned versions on several devices, as one HTML file that needs no network."""
+    from hwmodel.reporting.report import Variant, write_report
+    from hwmodel.reporting.tables import estimates_table
+
+    _check_output(output, (".html", ".htm"))
+    plan = _Plan(device, mode, settings, dtype, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    with _progress() as step:
+        step(f"reading {model}")
+        dense = _traced(model, batch, image_size, dtype, None)
+        variants = []
+        for name in [None, *(recipe or [])]:
+            label = "dense" if name is None else Path(name).stem
+            pruned = dense if name is None else _pruned(dense, name)
+            step(f"pricing {label} on {len(plan.cards)} devices")
+            variants.append(Variant(label=label, trace=pruned, estimates=tuple(plan.estimates(pruned))))
+        step("drawing")
+        write_report(variants, output)
+    _print_table(estimates_table([one for variant in variants for one in variant.estimates]))
+    _print_line(f"report written to {output}")
+
+
+class _Plan:
+    """What `estimate` and `report` were asked to price on, checked before any long work."""
+
+    def __init__(self, device: str, mode: str | None, settings: Sequence[str] | None, dtype: str | None, **choices: str) -> None:
+        from hwmodel.backends.cards import load_card
+
+        names = [name.strip() for name in device.split(",") if name.strip()]
+        if not names:
+            raise HwmodelError("--device: expected at least one device; `hwmodel devices` lists them")
+        self.cards = [load_card(name) for name in names]
+        self._asked = dict(zip(names, self.cards, strict=True))
+        self._modes = self._by_device("--mode", (mode or "").split(","), "=")
+        self._overrides = self._by_device("--set", settings or [], ":")
+        self._dtype, self._choices = dtype, choices
+        for card in self.cards:
+            card.split_mode(self._mode(card))
+            card.resolve(self._mode(card), self._fields(card))
+            if dtype is not None:
+                card.check_dtype(dtype)
+
+    def _by_device(self, option: str, texts: Sequence[str], mark: str) -> list[tuple[Card | None, str]]:
+        """Split "DEVICE<mark>TEXT" where a device is named; None stands for every device."""
+        found: list[tuple[Card | None, str]] = []
+        for text in filter(None, (text.strip() for text in texts)):
+            name, marked, rest = text.partition(mark)
+            if marked and name not in self._asked and "=" not in name:
+                raise HwmodelError(f"{option} {text}: {name!r} is not among the devices; {suggestion(name, self._asked)}")
+            found.append((self._asked[name], rest) if marked and name in self._asked else (None, text))
+        return found
+
+    def _mode(self, card: Card) -> str | None:
+        chosen = [mode for owner, mode in self._modes if owner in (None, card)]
+        return chosen[-1] if chosen else None
+
+    def _fields(self, card: Card) -> dict[str, Any]:
+        return dict(_setting(text) for owner, text in self._overrides if owner in (None, card))
+
+    def estimates(self, traced: Trace) -> list[Estimate]:
+        """One estimate per device, in the order asked for."""
+        from hwmodel.backends.estimates import estimate as price
+
+        return [
+            price(traced, device=card, mode=self._mode(card), dtype=self._dtype, overrides=self._fields(card), **self._choices)  # type: ignore[arg-type]
+            for card in self.cards
+        ]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``FIELD=VALUE`` with the value as TOML reads it, or as text where TOML cannot ("64x64")."""
+    field, equals, value = text.partition("=")
+    if not equals or not field or not value:
+        raise HwmodelError(f"--set {text}: expected FIELD=VALUE, for example clock_hz=1.2e9")
+    try:
+        return field, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return field, value
+
+
+def _traced(model: str, batch: int | None, image_size: int | None, dtype: str | None, recipe: str | None) -> Trace:
+    """Extract a model, or load a saved trace, and prune it where a recipe is given."""
+    from hwmodel.ir.storage import is_trace_file, load_trace
+
+    if is_trace_file(model):
+        traced = load_trace(model)
+        if batch not in (None, traced.batch):
+            raise HwmodelError(f"{model}: traced at batch {traced.batch}, not {batch}; trace the model again with --batch {batch}")
+        if image_size is not None:
+            raise HwmodelError(
+                f"{model}: a saved trace has its own image size; trace the model again with --image-size {image_size}"
+            )
+        traced = traced if dtype is None else traced.replace(dtype=dtype)
+    else:
+        from hwmodel.extraction.models import trace as extract
+        from hwmodel.extraction.recipes import find_recipe
+
+        wanted = find_recipe(recipe).image_size if recipe and image_size is None else image_size
+        traced = extract(model, batch=batch or 1, image_size=wanted, dtype=dtype)
+    return traced if recipe is None else _pruned(traced, recipe)
+
+
+def _pruned(traced: Trace, recipe: str) -> Trace:
+    from hwmodel.extraction.pruning import prune
+
+    return prune(traced, recipe)
+
+
+def _device_summary(card: Card) -> dict[str, Any]:
+    from hwmodel.backends.registry import get_backend
+
+    return {
+        "name": card.name,
+        "aliases": card.aliases,
+        "title": card.title,
+        "backend": card.backend,
+        "modes": list(get_backend(card.backend).modes),
+        "power_modes": list(card.power_modes),
+        "default_mode": card.default_mode,
+        "dtypes": card.dtypes,
+        "default_dtype": card.default_dtype,
+        "scores": [score.model_dump() for score in card.scores],
+    }
+
+
+def _check_output(path: str, endings: tuple[str, ...]) -> None:
+    from hwmodel.files import check_writable
+
+    if Path(path).suffix not in endings:
+        raise HwmodelError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
+    check_writable(path)
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _print_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+class _progress:  # noqa: N801  (used like a function)
+    """Tell on standard error what is being done, as a spinner on a terminal and as plain lines elsewhere."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._status = self._console.status("starting") if self._console.is_terminal else None
+        if self._status is not None:
+            self._status.start()
+        return self._step
+
+    def _step(self, text: str) -> None:
+        if self._status is not None:
+            self._status.update(text)
+        else:
+            self._console.print(f"hwmodel: {text}", highlight=False, soft_wrap=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+"""Base of the parser's own errors (ClickException), which typer no longer exports under a public name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit status 0, 2 with one line for bad input, 1 for our own failures."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        typer.main.get_command(app).main(args=given or ["--help"], prog_name="hwmodel", standalone_mode=False)
+    except _UsageError as error:
+        _fail(error.format_message())  # type: ignore[attr-defined]
+    except HwmodelError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write("hwmodel: error: " + " ".join(message.split()) + "\n")
+    sys.exit(2)

@@ -199,9 +199,11 @@ class Workload:
 
     def tiles(self, tile_out: int, tile_in: int) -> FloatArray:
         """Tiles of ``tile_out x tile_in`` weight elements that hold work: all of a dense weight, else the occupied ones."""
-        whole = np.ceil(self.n / tile_out) * np.ceil(self.k / tile_in)
-        occupied = [None if mask is None else mask.occupied_tiles(tile_out, tile_in) for mask in self.masks]
-        return np.array([all_ if some is None else some for all_, some in zip(whole, occupied, strict=True)], dtype=np.float64)
+        occupied = {mask: mask.occupied_tiles(tile_out, tile_in) for mask in set(self.masks) if mask is not None}
+        whole = (np.ceil(self.n / tile_out) * np.ceil(self.k / tile_in)).tolist()
+        return np.array(
+            [dense if mask is None else occupied[mask] for dense, mask in zip(whole, self.masks, strict=True)], dtype=np.float64
+        )
 
 
 def _zeros() -> FloatArray:
@@ -256,7 +258,7 @@ class Costs:
 class Parameters(BaseModel):
     """Base of what a backend wants from a card: its fields and tables, in SI units."""
 
-    model_config = {"extra": "forbid", "frozen": True, "strict": True, "arbitrary_types_allowed": True}
+    model_config = {"extra": "forbid", "frozen": True, "strict": True, "arbitrary_types_allowed": True, "allow_inf_nan": False}
 
 
 class Backend(Protocol):

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from hwmodel.backends.base import Backend, Parameters
+from hwmodel.backends.base import Backend, FloatArray, Parameters
 from hwmodel.backends.registry import backend_names, get_backend
 from hwmodel.content import content_folder
 from hwmodel.errors import CardError, HwmodelError, UnknownNameError
-from hwmodel.ir.dtypes import BITS
+from hwmodel.ir.dtypes import BITS, check_dtype
 
 Fidelity = Literal["measured", "calibrated", "analytic", "assumed"]
 Provenance = Literal["published", "measured", "calibrated", "derived", "assumed"]
 Text = Annotated[str, Field(min_length=1)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Sourced(BaseModel):
@@ -40,6 +41,13 @@ class Sourced(BaseModel):
     fidelity: Provenance
     source: Text
     range: list[float] | None = Field(default=None, min_length=2, max_length=2)
+
+    @field_validator("range")
+    @classmethod
+    def _ascends(cls, bounds: list[float] | None) -> list[float] | None:
+        if bounds is not None and not bounds[0] <= bounds[1]:
+            raise ValueError("must be [least, greatest]")
+        return bounds
 
 
 class ModeFidelity(BaseModel):
@@ -62,11 +70,11 @@ class Score(BaseModel):
     dtypes: list[str]
     against: Text
     rows: Annotated[int, Field(ge=1)]
-    median: Annotated[float, Field(ge=0)]
-    mean: Annotated[float, Field(ge=0)]
-    p90: Annotated[float, Field(ge=0)]
-    max: Annotated[float, Field(ge=0)]
-    bias: float
+    median: NotNegative
+    mean: NotNegative
+    p90: NotNegative
+    max: NotNegative
+    bias: Annotated[float, Field(allow_inf_nan=False)]
     band: bool
     """Whether whole-model estimates of this mode take their error band from this line."""
 
@@ -152,12 +160,15 @@ def _apply(backend: Backend, where: str, values: dict[str, Any], overrides: Mapp
         field, _, key = path.partition(".")
         if field not in backend.parameters.model_fields:
             raise UnknownNameError(f"field of {where}", field, backend.parameters.model_fields)
-        scalar = value
-        if np.ndim(value):
-            arrays[path] = np.asarray(value, dtype=np.float64).reshape(-1, 1)
-            scalar = float(arrays[path].max())
-            _validated(backend, where, _with(values, field, key, float(arrays[path].min())))
+        scalar = value.item() if isinstance(value, np.generic) else value
+        if np.ndim(value) and not isinstance(values.get(field), list):
+            arrays[path], least, scalar = _swept(where, path, value)
+            _validated(backend, where, _with(values, field, key, least))
         values = _with(values, field, key, scalar)
+    designs = {path: len(array) for path, array in arrays.items() if len(array) > 1}
+    if len(set(designs.values())) > 1:
+        listed = ", ".join(f"{path} has {count}" for path, count in designs.items())
+        raise HwmodelError(f"{where}: all swept fields need as many designs: {listed}")
     parameters = _validated(backend, where, values)
     for path, array in arrays.items():
         field, _, key = path.partition(".")
@@ -166,12 +177,22 @@ def _apply(backend: Backend, where: str, values: dict[str, Any], overrides: Mapp
     return parameters
 
 
+def _swept(where: str, path: str, value: Any) -> tuple[FloatArray, Any, Any]:
+    """A swept field as a column of designs, with its least and greatest value."""
+    given = np.asarray(value)
+    if given.size == 0 or given.dtype.kind not in "iuf":
+        raise HwmodelError(f"{where}: {path}: only numbers can be swept, found {value!r}; estimate other choices one by one")
+    return given.astype(np.float64).reshape(-1, 1), given.min().item(), given.max().item()
+
+
 def _with(values: dict[str, Any], field: str, key: str, value: Any) -> dict[str, Any]:
     if not key:
         return {**values, field: value}
     table = values.get(field)
     if not isinstance(table, dict):
         raise HwmodelError(f"{field}.{key}: {field} is no table; set {field} itself")
+    if table.keys() <= BITS.keys():
+        check_dtype(key)
     return {**values, field: {**table, key: value}}
 
 
@@ -230,22 +251,25 @@ def _parameter_problems(document: Mapping[str, Any], backend: Backend) -> list[s
     base, power_modes = document.get("parameters"), document.get("power_modes", {})
     if not isinstance(base, dict) or not isinstance(power_modes, dict):
         return []
-    problems: list[str] = []
-    for mode, changes in [("", {}), *power_modes.items()]:
-        if not isinstance(changes, dict):
-            continue
-        prefix = f"power_modes.{mode}." if mode else "parameters."
-        values = {name: entry["value"] for name, entry in (base | changes).items() if isinstance(entry, dict) and "value" in entry}
-        present = (base | changes).keys()
-        try:
-            backend.parameters.model_validate(values)
-        except ValidationError as error:
-            shape_only = [item for item in present if item not in values]
-            found = _problems(error, backend, prefix)
-            problems += [text for text in found if not any(text == f"{prefix}{name}: missing" for name in shape_only)]
-        if problems:
-            break
+    problems = _entry_problems(backend, "parameters.", base)
+    for mode, changes in power_modes.items():
+        if isinstance(changes, dict):
+            known = {text.removeprefix("parameters.") for text in problems}
+            prefix = f"power_modes.{mode}."
+            found = _entry_problems(backend, prefix, base | changes)
+            problems += [text for text in found if text.removeprefix(prefix) not in known]
     return problems
+
+
+def _entry_problems(backend: Backend, prefix: str, entries: Mapping[str, Any]) -> list[str]:
+    """What the backend says about the values; entries that are no table with a value are told by :class:`Card`."""
+    values = {name: entry["value"] for name, entry in entries.items() if isinstance(entry, dict) and "value" in entry}
+    try:
+        backend.parameters.model_validate(values)
+    except ValidationError as error:
+        told = {f"{prefix}{name}: missing" for name in entries.keys() - values.keys()}
+        return [text for text in _problems(error, backend, prefix) if text not in told]
+    return []
 
 
 def _consistency_problems(card: Card, backend: Backend) -> list[str]:

@@ -36,7 +36,13 @@ def get_backend(name: str) -> Backend:
     ------
     UnknownNameError
         No installed package brings it.
+    HwmodelError
+        The package that brings it cannot be imported.
     """
     if name not in _found():
         raise UnknownNameError("backend", name, _found())
-    return cast("Backend", _found()[name].load()())
+    entry = _found()[name]
+    try:
+        return cast("Backend", entry.load()())
+    except (ImportError, AttributeError) as error:
+        raise HwmodelError(f"backend {name!r}: {entry.value} cannot be loaded ({error}); reinstall its package") from error

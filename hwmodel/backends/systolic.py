@@ -292,7 +292,7 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     rows = np.arange(len(workload), dtype=np.int64)
     parts = (
         silicon.product_work(silicon.first_products(workload, p), p),
-        silicon.vector_work(workload, leaders != rows, programs.extra_operand_bytes(workload), p),
+        silicon.vector_work(workload, leaders != rows, programs.extra_operand_bytes(workload), programs.alone(workload), p),
         silicon.product_work(silicon.second_products(workload, p), p),
     )
     work = programs.merged(parts, leaders)
@@ -316,6 +316,6 @@ def _kernels(workload: Workload, work: silicon.Work, leaders: npt.NDArray[np.int
     """Unit that runs each row's kernel: "mxu", "vpu", "dma" where values only move, "none" where nothing runs."""
     unit = {"product": "mxu", "attention": "mxu", "movement": "dma"}
     names = np.array([unit.get(family, "vpu") for family in workload.family.tolist()], dtype=np.str_)
-    runs = np.reshape((work.compute_s + work.memory_s + work.vector_s) > 0, (-1, len(workload))).any(axis=0)
+    runs = np.atleast_2d(work.compute_s + work.memory_s + work.vector_s > 0).any(axis=0)
     own: TextArray = np.where(runs, names, "none")
     return own[leaders]

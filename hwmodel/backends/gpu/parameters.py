@@ -40,23 +40,24 @@ class GpuParameters(Parameters):
     """L2, network and SM energy of a byte that a kernel reads or writes once."""
 
     dram_efficiency: Share = 0.88
-    feed_bytes_per_clock_sm: Positive = 38.2
+    feed_bytes_per_clock_sm: Positive = 37.8
     """Operand supply of one SM in a tensor-core product. Scales with the tensor rate of the generation:
-    38.2 at 1024 fp16 MACs per clock and SM."""
-    launch_cycles: NonNegative = 4470.0
+    37.8 at 1024 fp16 MACs per clock and SM."""
+    launch_cycles: NonNegative = 3814.0
     """Launch and drain of one product kernel; other kernels by their share of it (see ``vector.LAUNCH_SHARE``)."""
     kernel_gap_s: NonNegative = 0.5e-6
     """Between two kernels of a whole model, host not in the way (facts/modelling.md)."""
-    host_operator_s: NonNegative = 30e-6
+    host_operator_s: NonNegative = 35e-6
     """Host time to dispatch one operator in eager mode."""
     l2_resident_share: Share = 0.5
     """Part of the L2 that a streaming kernel finds its data in."""
     l2_bytes_per_clock_sm: Positive = 22.0
-    attention_efficiency: Share = 0.6
-    """Tensor rate reached by fused attention while it multiplies."""
+    attention_efficiency: Share = 0.65
+    """Tensor rate reached by fused attention while it multiplies: 0.67 on L40S, 0.58-0.69 on A100 by library."""
     exponentials_per_clock_sm: Positive = 16.0
     operation_j: NonNegative = 5e-12
-    transcendental_j: NonNegative = 350e-12
+    transcendental_j: NonNegative = 430e-12
+    """GELU, sine, cosine: FlagPerf board power above that of streaming rows; exponentials and roots a third of it."""
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
@@ -69,7 +70,7 @@ class GpuParameters(Parameters):
 
 def arithmetic(dtypes: TextArray) -> TextArray:
     """The format products compute in: autocast computes in its 16-bit half."""
-    return np.char.replace(dtypes, "amp-", "")
+    return np.array([dtype.removeprefix("amp-") for dtype in dtypes.tolist()], dtype=np.str_)
 
 
 def by_dtype(table: Mapping[str, Number], dtypes: TextArray, field: str) -> FloatArray:

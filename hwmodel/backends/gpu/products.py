@@ -31,8 +31,8 @@ ACCUMULATORS_PER_SM: Final = 32768
 MAX_CTAS_PER_SM: Final = 4
 NORM: Final = 4.0
 """Exponent that blends the MAC rate and the operand supply of the inner loop."""
-EPILOGUE_SHARE: Final = 0.41
-"""Epilogue stores per clock and SM over operand supply (tensor products); fitted, 15.7 of 38.2 B on A100."""
+EPILOGUE_SHARE: Final = 0.437
+"""Epilogue stores per clock and SM over operand supply (tensor products); fitted, 16.5 of 37.8 B on A100."""
 MISALIGNED_FACTOR: Final = 2.0
 """Tensor-core products whose inner rows are no multiple of 16 bytes (197 or 577 tokens): facts/modelling.md."""
 ALIGNMENT_BYTES: Final = 16
@@ -42,22 +42,28 @@ ALIGNMENT_BYTES: Final = 16
 class Style:
     """Constants of one family of product kernels.
 
-    Tensor: fitted on Vidur (Llama-2, phi-2) and the aiconfigurator token sweep. CUDA cores (fp32): fitted on every other
-    row of NeuSight's A100 linear and bmm.
+    Tensor: fitted on Vidur (Llama-2, phi-2) and every other row of the aiconfigurator token sweep; its efficiency is fixed. CUDA cores
+    (fp32): efficiency from FlagPerf (0.96-0.98 of peak on a 400 W board), the rest fitted on half of NeuSight's linear and
+    bmm rows, which a 250 W board cannot tell the efficiency by.
     """
 
     efficiency: float
     narrow: float  # rate of a tile with a side below 128, relative
     thin: float  # ... below 64
+    batched: float  # both, in batched products
     overlap: float  # p-norm of compute and memory time; infinity would be perfect overlap
     wave_s: float  # first loads and last stores of one wave
     split_s: float
     split_passes: float  # times the fp32 partial sums cross DRAM
 
 
-TENSOR: Final = Style(efficiency=0.95, narrow=1.0, thin=1.0, overlap=2.24, wave_s=0.84e-6, split_s=2.65e-6, split_passes=0.32)
-SIMT: Final = Style(efficiency=0.885, narrow=0.42, thin=0.38, overlap=4.25, wave_s=0.59e-6, split_s=4.5e-6, split_passes=3.8)
-SIMT_EPILOGUE_BYTES: Final = 39.4
+TENSOR: Final = Style(
+    efficiency=0.95, narrow=1.0, thin=1.0, batched=1.0, overlap=2.34, wave_s=1.42e-6, split_s=2.83e-6, split_passes=0.33
+)
+SIMT: Final = Style(
+    efficiency=0.96, narrow=0.86, thin=0.51, batched=0.32, overlap=1.82, wave_s=0.53e-6, split_s=5.86e-6, split_passes=3.9
+)
+SIMT_EPILOGUE_BYTES: Final = 38.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,8 @@ class Products:
 
     def of_style(self, field: str) -> FloatArray:
         """A constant of :class:`Style`, per product."""
-        return np.where(self.simt, getattr(SIMT, field), getattr(TENSOR, field))
+        constant: FloatArray = np.where(self.simt, getattr(SIMT, field), getattr(TENSOR, field))
+        return constant
 
 
 def product_seconds(products: Products, gpu: GpuParameters) -> tuple[FloatArray, IntArray]:
@@ -96,35 +103,46 @@ def product_seconds(products: Products, gpu: GpuParameters) -> tuple[FloatArray,
     overlap = products.of_style("overlap")
     busy = (compute**overlap + memory**overlap) ** (1.0 / overlap)
     seconds = gpu.launch_cycles / gpu.clock_hz + busy + _split_seconds(products, gpu, split)
-    chosen = np.argmin(seconds, axis=0)
-    best: FloatArray = np.min(seconds, axis=0) * _alignment_factor(products)
-    tiles: IntArray = np.squeeze(chosen, axis=0) if best.shape[0] == 1 else chosen[0]
-    return (best[0] if best.shape[0] == 1 else best), tiles // len(SPLITS)
+    best: FloatArray = seconds.min(axis=0) * _alignment_factor(products)
+    tiles: IntArray = seconds.argmin(axis=0)[0] // len(SPLITS)
+    return (best[0] if len(best) == 1 else best), tiles
 
 
-def per_mac_cycles(tile_m: Number, tile_n: Number, products: Products, gpu: GpuParameters) -> FloatArray:
-    """SM cycles per MAC of the inner loop of one tile: MAC rate and operand supply, blended by a 4-norm."""
-    side = np.minimum(tile_m, tile_n)
-    relative = np.where(side >= 128, 1.0, np.where(side >= 64, products.of_style("narrow"), products.of_style("thin")))
-    rate = 1.0 / (products.macs_per_clock * products.of_style("efficiency") * relative)
+def inner_cycles(tile_m: Number, tile_n: Number, products: Products, gpu: GpuParameters, rate: Number = 1.0) -> FloatArray:
+    """SM cycles per MAC of the inner loop of a tile: MAC rate (times ``rate``) and operand supply, blended by a 4-norm.
+
+    CUDA cores are far too slow to be limited by operands from L2.
+    """
+    mac = 1.0 / (products.macs_per_clock * products.of_style("efficiency") * rate)
     supply = (tile_m + tile_n) * products.element_bytes / (gpu.feed_bytes_per_clock_sm * tile_m * tile_n)
-    supply = np.where(products.simt, 0.0, supply)
-    cycles: FloatArray = (rate**NORM + supply**NORM) ** (1.0 / NORM)
+    cycles: FloatArray = (mac**NORM + np.where(products.simt, 0.0, supply) ** NORM) ** (1.0 / NORM)
     return cycles
 
 
-def _waves_seconds(
-    products: Products, gpu: GpuParameters, tile_m: FloatArray, tile_n: FloatArray, split: FloatArray
-) -> FloatArray:
-    """Time of all waves. CTAs run in whole waves of every slot: a last wave of few CTAs costs a full one.
+def _tile_rate(tile_m: FloatArray, tile_n: FloatArray, products: Products) -> FloatArray:
+    """MAC rate of small tiles relative to large ones.
 
-    Source of the rule: the token sweep (N 3072, K 768) is flat from 1025 to 1152, 1280 to 2048 and 2305 to 2816 tokens.
+    CUDA cores: 0.86 below 128, 0.51 below 64; the library's batched kernels have none that pay (a head dimension of 64
+    runs at half rate, 96 at three quarters).
+    """
+    side = np.minimum(tile_m, tile_n)
+    single = np.where(side >= 64, products.of_style("narrow"), products.of_style("thin"))
+    return np.where(side >= 128, 1.0, np.where(products.batch > 1, products.of_style("batched"), single))
+
+
+def _waves_seconds(products: Products, gpu: GpuParameters, tile_m: FloatArray, tile_n: FloatArray, split: FloatArray) -> FloatArray:
+    """Time of all waves.
+
+    Tensor kernels run in whole waves of all their slots: a last wave of few CTAs costs a full one. Source: the token
+    sweep (N 3072, K 768), flat from 1280 to 2048 tokens. On CUDA cores the busiest SM decides.
     """
     ctas = products.batch * np.ceil(products.m / tile_m) * np.ceil(products.n / tile_n) * split
     resident = np.clip(ACCUMULATORS_PER_SM / (tile_m * tile_n), 1, MAX_CTAS_PER_SM)
     waves = np.ceil(ctas / (gpu.sm_count * resident))
-    per_sm = np.where(waves > 1, waves * resident, np.ceil(ctas / gpu.sm_count))
-    inner = np.ceil(products.k / split / 32) * 32 * tile_m * tile_n * per_mac_cycles(tile_m, tile_n, products, gpu)
+    whole = (waves > 1) & ~products.simt
+    per_sm = np.where(whole, waves * resident, np.ceil(ctas / gpu.sm_count))
+    per_mac = inner_cycles(tile_m, tile_n, products, gpu, _tile_rate(tile_m, tile_n, products))
+    inner = np.ceil(products.k / split / 32) * 32 * tile_m * tile_n * per_mac
     stores = np.where(products.simt, SIMT_EPILOGUE_BYTES, EPILOGUE_SHARE * gpu.feed_bytes_per_clock_sm)
     epilogue = tile_m * tile_n * products.element_bytes / stores
     seconds: FloatArray = per_sm * (inner + epilogue) / gpu.clock_hz + waves * products.of_style("wave_s")

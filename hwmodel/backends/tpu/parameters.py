@@ -32,7 +32,8 @@ class TpuParameters(Parameters):
     vector_hbm_bytes_per_s : bandwidth that row-wise and elementwise operators achieve (reads and writes alternate)
     vector_element_bytes : bytes of one element of a vector operator, whatever its dtype
     hbm_passes : times a row-wise operator moves its data, reads plus writes, by kind; ``rowwise`` is for the others
-    resident_hbm_passes : the same while the data stays in half the on-chip memory, where it differs
+    program_hbm_passes : the same inside a compiled program, and alone as far as half the on-chip memory reaches; where
+        it differs
     vector_ops_per_cycle : lanes of the vector unit
     vector_ops : vector instructions per element by kind or family
     dispatch_s : host time of one program in mode ``device+host``, by kind of its only operator; ``program`` for others
@@ -55,7 +56,7 @@ class TpuParameters(Parameters):
     vector_hbm_bytes_per_s: Positive
     vector_element_bytes: Positive
     hbm_passes: Table
-    resident_hbm_passes: Table
+    program_hbm_passes: Table
     vector_ops_per_cycle: Positive
     vector_ops: Table
     dispatch_s: Table

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from hwmodel.backends.base import FloatArray, IntArray, TextArray, Workload
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
 from hwmodel.backends.tpu.parameters import TpuParameters
 from hwmodel.backends.tpu.silicon import Work, by_key
 
@@ -36,7 +36,8 @@ def kernel_leaders(workload: Workload) -> IntArray:
 
 def extra_operand_bytes(workload: Workload) -> FloatArray:
     """Bytes an operator reads besides one operand of its own size: what an epilogue still has to fetch."""
-    extra: FloatArray = np.maximum(workload.input_elements - workload.output_elements, 0) * workload.activation_bytes
+    others = np.maximum(workload.input_elements - workload.output_elements, 0)
+    extra: FloatArray = others * workload.activation_bytes + workload.weight_elements * workload.weight_element_bytes
     return extra
 
 
@@ -54,6 +55,13 @@ def programs(workload: Workload) -> IntArray:
         one, other = sorted((root(producer), root(consumer)))
         first[other] = one
     return np.array([root(row) for row in range(len(workload))], dtype=np.int64)
+
+
+def alone(workload: Workload) -> BoolArray:
+    """Rows that are programs by themselves: nothing runs beside them and nothing is laid out for them."""
+    program = programs(workload)
+    single: BoolArray = np.bincount(program, minlength=len(workload))[program] == 1
+    return single
 
 
 def summed_into(values: FloatArray, rows: IntArray) -> FloatArray:
@@ -81,10 +89,9 @@ def exposed_s(work: Work, workload: Workload, parameters: TpuParameters) -> Floa
     At most half the on-chip memory, the buffer that must fill before the arrays start. Inside a compiled program
     weights are fetched while the operator before runs, so nothing is added.
     """
-    members = np.bincount(programs(workload), minlength=len(workload))
-    alone = (members[programs(workload)] == 1) & (workload.family == "product")
+    waits = alone(workload) & (workload.family == "product")
     buffer_s = parameters.vmem_bytes / 2 / np.asarray(parameters.product_hbm_bytes_per_s)
-    exposed: FloatArray = np.where(alone, np.minimum(np.minimum(work.compute_s, work.memory_s), buffer_s), 0.0)
+    exposed: FloatArray = np.where(waits, np.minimum(np.minimum(work.compute_s, work.memory_s), buffer_s), 0.0)
     return exposed
 
 
@@ -97,8 +104,7 @@ def host_gap_s(device_s: FloatArray, workload: Workload, parameters: TpuParamete
     p = parameters
     program = programs(workload)
     total = summed_into(device_s, program)
-    alone = np.bincount(program, minlength=len(workload)) == 1
-    key = np.where(alone & np.isin(workload.kind, list(p.dispatch_s)), workload.kind, "program")
+    key = np.where(alone(workload) & np.isin(workload.kind, list(p.dispatch_s)), workload.kind, "program")
     gap = by_key(p.dispatch_s, key, "dispatch_s")
     for limit, step in zip(p.host_step_after_s, p.host_step_s, strict=True):
         gap = gap + np.where(total > limit, step, 0.0)

@@ -178,15 +178,16 @@ def product_work(products: Products, parameters: TpuParameters) -> Work:
     )
 
 
-def vector_work(workload: Workload, fused: BoolArray, extra_bytes: FloatArray, parameters: TpuParameters) -> Work:
+def vector_work(workload: Workload, fused: BoolArray, extra_bytes: FloatArray, alone: BoolArray, parameters: TpuParameters) -> Work:
     """What everything that is no product costs: passes over HBM beside instructions of the vector unit.
 
     Rows that ride in another kernel (``fused``) move only ``extra_bytes``, the operands which that kernel does not
-    produce itself. The vector unit and what lies between its passes are 32 bits wide: a 16-bit operator takes as long
-    as a 32-bit one, in the measurements too; pure data movement keeps its own width.
+    produce itself; rows ``alone`` are programs by themselves. The vector unit and what lies between its passes are 32
+    bits wide: a 16-bit operator takes as long as a 32-bit one, in the measurements too; pure data movement keeps its
+    own width.
     """
     p = parameters
-    dram = np.where(fused, extra_bytes, _alone_bytes(workload, p))
+    dram = np.where(fused, extra_bytes, _kernel_bytes(workload, alone, p))
     kind_or_family = np.where(np.isin(workload.kind, list(p.vector_ops)), workload.kind, workload.family)
     kind_or_family = np.where(workload.family == "attention", "softmax", kind_or_family)
     kind_or_family = np.where(np.isin(kind_or_family, list(p.vector_ops)), kind_or_family, "rowwise")
@@ -205,29 +206,32 @@ def vector_work(workload: Workload, fused: BoolArray, extra_bytes: FloatArray, p
     )
 
 
-def _alone_bytes(workload: Workload, parameters: TpuParameters) -> FloatArray:
+def _kernel_bytes(workload: Workload, alone: BoolArray, parameters: TpuParameters) -> FloatArray:
     """Bytes that each operator that is no product moves to and from HBM in a kernel of its own."""
     p = parameters
-    family, touched = workload.family, workload.input_elements + workload.output_elements
+    family = workload.family
+    touched = workload.input_elements + workload.weight_elements + workload.output_elements
     element = np.asarray(p.vector_element_bytes)
     moved = np.where(family == "movement", touched * workload.activation_bytes, touched * element)
-    moved = np.where((family == "rowwise") | (family == "attention"), _rowwise_bytes(workload, p), moved)
+    moved = np.where((family == "rowwise") | (family == "attention"), _rowwise_bytes(workload, alone, p), moved)
     return np.where((family == "product") | workload.constant, 0.0, moved)
 
 
-def _rowwise_bytes(workload: Workload, parameters: TpuParameters) -> FloatArray:
+def _rowwise_bytes(workload: Workload, alone: BoolArray, parameters: TpuParameters) -> FloatArray:
     """Passes over HBM of operators on rows, padded to sublanes and lanes.
 
-    A kind that needs fewer passes while its data stays on chip pays them for the first half of the on-chip memory's
-    worth of elements, and the full number for the rest.
+    Some kinds need fewer passes inside a compiled program; alone, they do for the first half of the on-chip memory's
+    worth of elements only. An attention written by hand is a program.
     """
     p = parameters
-    kind = np.where(workload.family == "attention", "softmax", workload.kind)
+    attention = workload.family == "attention"
+    kind = np.where(attention, "softmax", workload.kind)
     kind = np.where(np.isin(kind, list(p.hbm_passes)), kind, "rowwise")
     passes = by_key(p.hbm_passes, kind, "hbm_passes")
-    resident = by_key(p.hbm_passes | p.resident_hbm_passes, kind, "resident_hbm_passes")
+    fewer = np.minimum(by_key(p.hbm_passes | p.program_hbm_passes, kind, "program_hbm_passes"), passes)
     cols = np.maximum(workload.cols, 1)
     elements = padded(workload.elements / cols, p.sublanes) * padded(cols, p.array_cols)
-    near = np.minimum(elements, p.vmem_bytes / 2 / np.asarray(p.vector_element_bytes))
-    whole: FloatArray = (passes * (elements - near) + np.minimum(resident, passes) * near) * p.vector_element_bytes
+    reach = p.vmem_bytes / 2 / np.asarray(p.vector_element_bytes)
+    near = np.where(alone & ~attention, np.minimum(elements, reach), elements)
+    whole: FloatArray = (passes * (elements - near) + fewer * near) * p.vector_element_bytes
     return whole

@@ -1,0 +1,278 @@
+"""The GPU backend: kernels planned from the trace, priced once per distinct kernel, written back to their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, TextArray, Workload
+from hwmodel.backends.gpu import fusion
+from hwmodel.backends.gpu.attention import Attentions, attention_seconds
+from hwmodel.backends.gpu.fusion import Kernel, plan
+from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowering, ProductColumns, StreamColumns
+from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
+from hwmodel.backends.gpu.power import Energies, capped
+from hwmodel.backends.gpu.products import TILES, Products, product_seconds
+from hwmodel.backends.gpu.sparse import occupied_share, skip_unit, sparse_factor
+from hwmodel.backends.gpu.vector import Streams, stream_seconds
+
+FAMILIES: Final = frozenset({"product", "attention", "rowwise", "elementwise", "movement", "reduction"})
+IMPLICIT: Final = {"patchify": "the patch convolution reads the image in place (implicit GEMM)"}
+DOMINANT: Final = 0.5
+"""A resource that takes this part of a row's time is what bounds it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """Kernels of one table: arrays of shape (n,) or (designs, n)."""
+
+    row: IntArray
+    seconds: FloatArray
+    energies: Energies
+    dram_bytes: FloatArray
+    executed_share: FloatArray
+    bound: TextArray
+    kernel: TextArray
+
+
+class Gpu:
+    """A GPU as its card describes it. Modes: ``kernel``, ``eager``, ``compiled``, ``engine`` (see ``fusion``)."""
+
+    name: ClassVar[str] = "gpu"
+    modes: ClassVar[tuple[str, ...]] = fusion.MODES
+    parameters: ClassVar[type[GpuParameters]] = GpuParameters
+
+    def kinds(self, mode: str) -> frozenset[str]:
+        """Every family, in every mode."""
+        return FAMILIES
+
+    def free(self, mode: str) -> Mapping[str, str]:
+        """Unrolling the image into patches is free in whole models; in mode ``kernel`` it is a copy like any other."""
+        return {} if mode == "kernel" else IMPLICIT
+
+    def cost(self, workload: Workload, parameters: GpuParameters, options: Options) -> Costs:
+        """Cost of every operator; see :class:`hwmodel.backends.base.Costs`."""
+        kernels = plan(workload, options.mode, options.attention)
+        priced = _price(workload, kernels, parameters, options)
+        return _Ledger(workload, kernels, parameters, options).settle(priced)
+
+
+def _price(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, options: Options) -> list[Priced]:
+    """Price the three tables; what is free in this mode is left out."""
+    free = IMPLICIT if options.mode != "kernel" else {}
+    kinds = workload.kind
+    charged = [kernel for kernel in kernels if kinds[kernel.row] not in free]
+    lowered = Lowering(workload, options.mode).lower(charged)
+    return [
+        _price_products(lowered.products, workload, gpu, always=options.sparse_kernel == "always"),
+        _price_attentions(lowered.attentions, gpu),
+        _price_streams(lowered.streams, gpu),
+    ]
+
+
+def _distinct(*columns: FloatArray | IntArray | BoolArray) -> tuple[IntArray, IntArray]:
+    """Index of the first of every distinct entry, and which of them each entry equals."""
+    keys = np.stack([column.astype(np.float64) for column in columns], axis=1)
+    if len(keys) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return first, inverse.reshape(-1)
+
+
+def _codes(texts: TextArray) -> IntArray:
+    codes: IntArray = np.unique(texts, return_inverse=True)[1].reshape(-1)
+    return codes
+
+
+def _price_products(table: ProductColumns, workload: Workload, gpu: GpuParameters, *, always: bool) -> Priced:
+    masks = [workload.masks[row] for row in table.row.tolist()]
+    shares = {mask.digest: occupied_share(mask) for mask in masks if mask is not None}
+    share = np.array([1.0 if mask is None else shares[mask.digest] for mask in masks])
+    units = np.array([(64, 64) if mask is None else skip_unit(mask) for mask in masks], dtype=np.float64).reshape(-1, 2)
+    masked = np.array([mask is not None for mask in masks], dtype=np.bool_)
+    weights = (workload.weight_elements * workload.weight_element_bytes)[table.row]
+    columns = (table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes, share, *units.T, masked, weights)
+    first, inverse = _distinct(*columns, _codes(table.dtype))
+    picked = [column[first] for column in columns]
+    return _spread(_products(picked, table.dtype[first], gpu, always=always), table.row, inverse)
+
+
+def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, *, always: bool) -> Priced:
+    """Distinct products: dense kernel, sparse kernel, the choice between them."""
+    batch, m, k, n, size, moved, share, out, depth, masked, weights = columns
+    formats = arithmetic(dtypes)
+    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    products = Products(batch, m, k, n, size, moved, rate, formats == "fp32")
+    seconds, tile = product_seconds(products, gpu)
+    mac_j = by_dtype(gpu.mac_j, formats, "mac_j") * batch * m * k * n
+    dense, dense_energies = capped(seconds, _energies(mac_j, moved, moved, gpu), gpu)
+    kept = np.minimum(moved, moved - weights * (1.0 - share))
+    floor = gpu.launch_cycles / gpu.clock_hz
+    shorter = np.where(share > 0, np.maximum(seconds * sparse_factor(share, out, depth, products, gpu), floor), 0.0)
+    sparse, sparse_energies = capped(shorter, _energies(mac_j * share, kept, kept, gpu), gpu)
+    better = (sparse <= dense) & (_joules(sparse, sparse_energies, gpu) <= _joules(dense, dense_energies, gpu))
+    use = (masked > 0) & (better | always | (share == 0))
+    alive = np.where(share > 0, 1.0, 0.0)
+    energies = Energies(
+        *(alive * np.where(use, a, b) for a, b in zip(_causes(sparse_energies), _causes(dense_energies), strict=True))
+    )
+    chosen = np.where(use, sparse, dense)
+    memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    return Priced(
+        row=np.arange(len(batch)), seconds=chosen, energies=energies, dram_bytes=alive * np.where(use, kept, moved),
+        executed_share=np.where(use, share, 1.0), bound=_bound(chosen, memory, np.asarray(floor), "compute"),
+        kernel=_product_names(tile, _first_design(use), share),
+    )  # fmt: skip
+
+
+def _product_names(tile: IntArray, sparse: FloatArray, share: FloatArray) -> TextArray:
+    names = np.array([f"gemm-{int(rows)}x{int(cols)}" for rows, cols in TILES])[tile]
+    return np.where(share == 0, "skipped", np.where(sparse, "block-sparse", names))
+
+
+def _price_attentions(table: AttentionColumns, gpu: GpuParameters) -> Priced:
+    columns = (table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes)
+    first, inverse = _distinct(*columns, table.causal, _codes(table.dtype))
+    batch, m, k, n, size, moved = (column[first] for column in columns)
+    causal = table.causal[first]
+    formats = arithmetic(table.dtype[first])
+    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    seconds = attention_seconds(Attentions(batch, m, k, n, causal, size, moved, rate), gpu)
+    pairs = batch * m * n * np.where(causal, 0.5, 1.0)
+    compute_j = by_dtype(gpu.mac_j, formats, "mac_j") * 2 * pairs * k + pairs * CHEAP_SHARE * gpu.transcendental_j
+    seconds, energies = capped(seconds, _energies(compute_j, moved, moved, gpu), gpu)
+    memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    bound = _bound(seconds, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute")
+    ones = np.ones(len(first))
+    kernel = np.full(len(first), "fused-attention")
+    return _spread(Priced(np.arange(len(first)), seconds, energies, moved, ones, bound, kernel), table.row, inverse)
+
+
+def _price_streams(table: StreamColumns, gpu: GpuParameters) -> Priced:
+    columns = (table.issue, table.moved_bytes, table.launch, table.slow, table.operations, table.transcendentals)
+    first, inverse = _distinct(*columns)
+    issue, moved, launch, slow, operations, special = (column[first] for column in columns)
+    seconds, dram = stream_seconds(Streams(issue, moved, launch, slow), gpu)
+    compute_j = operations * gpu.operation_j + special * gpu.transcendental_j
+    seconds, energies = capped(seconds, _energies(compute_j, moved, dram, gpu), gpu, slows=False)
+    memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    bound = _bound(seconds, memory, launch * gpu.launch_cycles / gpu.clock_hz, "vector")
+    ones = np.ones(len(first))
+    kernel = np.full(len(first), "stream")
+    return _spread(Priced(np.arange(len(first)), seconds, energies, dram, ones, bound, kernel), table.row, inverse)
+
+
+def _energies(compute_j: FloatArray, moved: FloatArray, dram: FloatArray, gpu: GpuParameters) -> Energies:
+    return Energies(compute_j, moved * gpu.onchip_j_per_byte, dram * gpu.dram_j_per_byte)
+
+
+def _causes(energies: Energies) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return energies.compute_j, energies.onchip_j, energies.offchip_j
+
+
+def _joules(seconds: FloatArray, energies: Energies, gpu: GpuParameters) -> FloatArray:
+    compute_j, onchip_j, offchip_j = _causes(energies)
+    return seconds * gpu.static_w + compute_j + onchip_j + offchip_j
+
+
+def _first_design(array: FloatArray) -> FloatArray:
+    first: FloatArray = array[0] if array.ndim == 2 else array
+    return first
+
+
+def _bound(seconds: FloatArray, memory: FloatArray, launch: FloatArray, otherwise: str) -> TextArray:
+    """What bounds each kernel, in the first design of a sweep."""
+    whole = np.broadcast_arrays(seconds, memory, launch)
+    time, memory, launch = (_first_design(array) for array in whole)
+    rest = np.where(memory > DOMINANT * time, "memory", otherwise)
+    return np.where(launch > DOMINANT * time, "launch", rest)
+
+
+def _spread(distinct: Priced, row: IntArray, inverse: IntArray) -> Priced:
+    """Entries of the whole table from those of the distinct kernels."""
+    causes = Energies(*(cause[..., inverse] for cause in _causes(distinct.energies)))
+    return Priced(
+        row, distinct.seconds[..., inverse], causes, distinct.dram_bytes[..., inverse],
+        distinct.executed_share[..., inverse], distinct.bound[inverse], distinct.kernel[inverse],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Ledger:
+    """Adds priced kernels up on the rows that pay, with gaps and static energy."""
+
+    workload: Workload
+    kernels: list[Kernel]
+    gpu: GpuParameters
+    options: Options
+
+    def settle(self, priced: list[Priced]) -> Costs:
+        """The columns of :class:`Costs`."""
+        busy = self._sum(priced, lambda table: table.seconds)
+        gap = self._gaps(busy)
+        latency = busy + gap
+        idle = self.gpu.idle_w if self.options.scope != "board" else 0.0
+        fused_into, bound, kernel = self._labels(priced)
+        return Costs(
+            cycles=latency * self.gpu.clock_hz,
+            latency_s=latency,
+            gap_s=gap,
+            compute_j=self._sum(priced, lambda table: table.energies.compute_j),
+            onchip_j=self._sum(priced, lambda table: table.energies.onchip_j),
+            offchip_j=self._sum(priced, lambda table: table.energies.offchip_j),
+            static_j=latency * (self.gpu.static_w - idle),
+            dram_bytes=self._sum(priced, lambda table: table.dram_bytes),
+            executed_macs=self._executed(priced[0]),
+            bound=np.where(_first_design(gap) > DOMINANT * _first_design(latency), "host", bound),
+            kernel=kernel,
+            fused_into=fused_into,
+        )
+
+    def _sum(self, priced: list[Priced], column: Callable[[Priced], FloatArray]) -> FloatArray:
+        parts = [(table.row, column(table)) for table in priced]
+        shape = np.broadcast_shapes(*(values.shape[:-1] for _, values in parts))
+        total: FloatArray = np.zeros((*shape, len(self.workload)))
+        for row, values in parts:
+            into: Any = (..., row)  # a row may pay for several kernels
+            np.add.at(total, into, values)
+        return total
+
+    def _gaps(self, busy: FloatArray) -> FloatArray:
+        """Seconds in which the device waits for the host.
+
+        Whole models leave a short gap between kernels. In eager mode the host dispatches one operator at a time while the
+        device works: a forward pass takes the longer of the two, and what is missing is shared among the operators that
+        ended before the host was ready for the next, in proportion.
+        """
+        if self.options.mode == "kernel":
+            return np.zeros_like(busy)
+        gap = np.where(busy > 0, self.gpu.kernel_gap_s, 0.0)
+        if self.options.mode != "eager":
+            return gap
+        host = np.where(busy > 0, self.gpu.host_operator_s, 0.0)
+        short = np.maximum(host - busy - gap, 0.0)
+        missing = np.maximum((host - busy - gap).sum(axis=-1, keepdims=True), 0.0)
+        whole = np.maximum(short.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+        return gap + short / whole * missing
+
+    def _labels(self, priced: list[Priced]) -> tuple[IntArray, TextArray, TextArray]:
+        """Row that pays, limiting resource and kernel name of every row."""
+        count = len(self.workload)
+        fused_into = np.arange(count)
+        for entry in self.kernels:
+            fused_into[list(entry.members)] = entry.row
+        bound = np.full(count, "none", dtype="<U16")
+        kernel = np.full(count, "none", dtype="<U24")
+        for table in reversed(priced):
+            bound[table.row], kernel[table.row] = table.bound, table.kernel
+        return fused_into, bound[fused_into], kernel[fused_into]
+
+    def _executed(self, products: Priced) -> FloatArray:
+        """MACs the machine performs, on each operator's own row: all of a dense kernel's, else those of occupied units."""
+        share: FloatArray = np.ones((*products.executed_share.shape[:-1], len(self.workload)))
+        share[..., products.row] = products.executed_share
+        executed: FloatArray = np.maximum(self.workload.shape_macs * share, self.workload.kept_macs)
+        return executed

@@ -1,0 +1,103 @@
+"""Operators without products: elementwise, row-wise, reductions, data movement. Pure formulas on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hwmodel.backends.base import FloatArray
+from hwmodel.backends.gpu.parameters import GpuParameters
+from hwmodel.ir.kinds import MOVEMENT, REDUCTION, ROWWISE, TRANSCENDENTAL
+
+LAUNCH_SHARE: Final = {
+    "layernorm": 2.5, "groupnorm": 2.5, "batchnorm": 0.73, "rmsnorm": 1.35, "l2norm": 1.35, "softmax": 1.35, "log_softmax": 1.35,
+}  # fmt: skip
+"""Launch latency relative to a product kernel's; Vidur A100 at few tokens: layernorm 6.7, rmsnorm 3.6 us."""
+PLAIN_LAUNCH_SHARE: Final = 0.73
+"""Anything else: 1.9-2.0 us for GELU and add in the same rows."""
+
+CHEAP_TRANSCENDENTALS: Final = frozenset({"exp", "sqrt", "rsqrt", "sigmoid", "silu", "log", "log2", "quick_gelu"})
+ISSUE: Final = {"plain": 24.0, "cheap": 8.0, "transcendental": 2.7, "norm": 3.5, "rmsnorm": 1.2, "softmax": 1.9,
+                "reduction": 12.0}  # fmt: skip
+"""Elements one SM processes per clock. GELU: 330-390 G/s on A100 (FlagPerf, LLMCompass, Vidur); softmax: LLMCompass;
+rmsnorm: Vidur."""
+
+OVERLAP: Final = 6.0
+"""p-norm of instruction issue and memory time (GELU on three A100 boards: 328, 390 and 333 G/s)."""
+L2_FADE: Final = 2.0
+"""Working sets above the resident share miss more and more, all of it at (1 + L2_FADE) times the share (Vidur adds)."""
+NORM_ROW_BYTES: Final = 14000.0
+"""Above this row length layernorm reads its input a second time (NeuSight: 2560 columns of fp32 do not, 4096 do)."""
+SOFTMAX_ROW_BYTES: Final = 34000.0
+"""Same for softmax (NeuSight: 8192 columns of fp32 do not, 10240 do)."""
+SOFTMAX_ODD_FACTOR: Final = 1.5
+"""Softmax over rows that are no multiple of 16 bytes: facts/modelling.md."""
+
+
+def issue_rate(kind: str) -> float:
+    """Elements per clock and SM of one operator kind."""
+    if kind in {"softmax", "log_softmax"}:
+        return ISSUE["softmax"]
+    if kind in ROWWISE:
+        return ISSUE["rmsnorm" if kind == "rmsnorm" else "norm"]
+    if kind in REDUCTION or kind in MOVEMENT:
+        return ISSUE["reduction"]
+    if kind in CHEAP_TRANSCENDENTALS:
+        return ISSUE["cheap"]
+    return ISSUE["transcendental"] if kind in TRANSCENDENTAL else ISSUE["plain"]
+
+
+def launch_share(kind: str) -> float:
+    """Launch latency of ``kind`` over that of a product kernel."""
+    return LAUNCH_SHARE.get(kind, PLAIN_LAUNCH_SHARE)
+
+
+def rereads(kind: str, row_bytes: float) -> bool:
+    """Whether a row-wise operator reads its input twice because a row does not fit on the SM."""
+    if kind in {"softmax", "log_softmax"}:
+        return row_bytes > SOFTMAX_ROW_BYTES
+    return kind in ROWWISE and row_bytes > NORM_ROW_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """Columns of shape (n,): kernels that stream data once.
+
+    ``issue``: SM cycles of instructions, all SMs together. ``moved_bytes``: all reads and writes. ``launch``: share of a
+    product kernel's launch. ``slow``: factor on the time above launch.
+    """
+
+    issue: FloatArray
+    moved_bytes: FloatArray
+    launch: FloatArray
+    slow: FloatArray
+
+
+def dram_share(moved_bytes: FloatArray, gpu: GpuParameters) -> FloatArray:
+    """Part of the bytes that DRAM serves: none while the working set fits the resident share of the L2.
+
+    The L2 still holds what the kernel before wrote; a cold first kernel is dearer than this.
+    """
+    fill = moved_bytes / (gpu.l2_resident_share * gpu.l2_bytes)
+    share: FloatArray = np.clip((fill - 1.0) / L2_FADE, 0.0, 1.0)
+    return share
+
+
+def stream_seconds(streams: Streams, gpu: GpuParameters) -> tuple[FloatArray, FloatArray]:
+    """Device time and DRAM bytes of each kernel, both (n,) or (designs, n).
+
+    Notes
+    -----
+    ``launch + slow * norm(issue, memory)`` with memory = DRAM part at DRAM rate + the rest at L2 rate. Ignores how rows
+    spread over the SMs: kernels of fewer rows than SMs come out too fast.
+    """
+    share = dram_share(streams.moved_bytes, gpu)
+    dram = streams.moved_bytes * share
+    memory = dram / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    l2 = (streams.moved_bytes - dram) / (gpu.l2_bytes_per_clock_sm * gpu.sm_count * gpu.clock_hz)
+    issue = streams.issue / (gpu.sm_count * gpu.clock_hz)
+    busy = (issue**OVERLAP + (memory + l2) ** OVERLAP) ** (1.0 / OVERLAP)
+    seconds: FloatArray = streams.launch * gpu.launch_cycles / gpu.clock_hz + streams.slow * busy
+    return seconds, dram

@@ -1,0 +1,1 @@
+"""Measured data against predictions: the scoreboard that every error band comes from."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hwmodel.backends.estimates import Estimate, estimate
     from hwmodel.errors import HwmodelError
     from hwmodel.extraction.models import trace
+    from hwmodel.extraction.pruning import prune
+    from hwmodel.extraction.recipe_files import load_recipe, save_recipe
+    from hwmodel.extraction.recipes import Recipe
     from hwmodel.ir.masks import BlockMask, ExpectedMask, expected_mask
     from hwmodel.ir.operators import (
         Operator,
@@ -38,6 +41,7 @@ _HOME = {
     "ExpectedMask": "hwmodel.ir.masks",
     "HwmodelError": "hwmodel.errors",
     "Operator": "hwmodel.ir.operators",
+    "Recipe": "hwmodel.extraction.recipes",
     "Trace": "hwmodel.ir.trace",
     "attention": "hwmodel.ir.operators",
     "elementwise": "hwmodel.ir.operators",
@@ -46,20 +50,23 @@ _HOME = {
     "gelu": "hwmodel.ir.operators",
     "layernorm": "hwmodel.ir.operators",
     "load_card": "hwmodel.backends.cards",
+    "load_recipe": "hwmodel.extraction.recipe_files",
     "load_trace": "hwmodel.ir.storage",
     "matmul": "hwmodel.ir.operators",
     "movement": "hwmodel.ir.operators",
+    "prune": "hwmodel.extraction.pruning",
     "reduction": "hwmodel.ir.operators",
     "rowwise": "hwmodel.ir.operators",
+    "save_recipe": "hwmodel.extraction.recipe_files",
     "save_trace": "hwmodel.ir.storage",
     "softmax": "hwmodel.ir.operators",
     "trace": "hwmodel.extraction.models",
 }
 
 __all__ = [
-    "BlockMask", "Card", "Estimate", "ExpectedMask", "HwmodelError", "Operator", "Trace", "attention", "elementwise", "estimate",
-    "expected_mask", "gelu", "layernorm", "load_card", "load_trace", "matmul", "movement", "reduction", "rowwise", "save_trace",
-    "softmax", "trace",
+    "BlockMask", "Card", "Estimate", "ExpectedMask", "HwmodelError", "Operator", "Recipe", "Trace", "attention", "elementwise",
+    "estimate", "expected_mask", "gelu", "layernorm", "load_card", "load_recipe", "load_trace", "matmul", "movement", "prune",
+    "reduction", "rowwise", "save_recipe", "save_trace", "softmax", "trace",
 ]  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE o
 Attention = Annotated[str, typer.Option("--attention", help="source, math or fused")]
 SparseKernel = Annotated[str, typer.Option("--sparse-kernel", help="auto or always")]
 EnergyScope = Annotated[str, typer.Option("--scope", help="energy of the board (idle included), or dynamic, or lsp")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="SCALE-Sim processes at once (default: the cores)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV, one row per operator")]
 
@@ -105,13 +107,14 @@ def estimate(
     attention: Attention = "source",
     sparse_kernel: SparseKernel = "auto",
     scope: EnergyScope = "board",
+    workers: Workers = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Price a model, or a saved trace, on one or more devices."""
     if as_json and as_csv:
         raise HwmodelError("--json and --csv: choose one")
-    plan = _Plan(device, mode, settings, dtype, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    plan = _Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     traced = _traced(model, batch, image_size, dtype, recipe)
     found = plan.estimates(traced)
     if as_json:
@@ -141,13 +144,14 @@ def report(
     attention: Attention = "source",
     sparse_kernel: SparseKernel = "auto",
     scope: EnergyScope = "board",
+    workers: Workers = None,
 ) -> None:
     """Compare a dense model and its pruned versions on several devices, as one HTML file that needs no network."""
     from hwmodel.reporting.report import Variant, write_report
     from hwmodel.reporting.tables import estimates_table
 
     _check_output(output, (".html", ".htm"))
-    plan = _Plan(device, mode, settings, dtype, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    plan = _Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     with _progress() as step:
         step(f"reading {model}")
         dense = _traced(model, batch, image_size, dtype, None)
@@ -163,11 +167,38 @@ def report(
     _print_line(f"report written to {output}")
 
 
+@app.command("export-scalesim")
+def export_scalesim(
+    model: Model,
+    *,
+    output: Annotated[str, typer.Option("-o", "--output", help="the folder to write into; it must exist")],
+    device: Annotated[str, typer.Option("--device", help="a card with a systolic array")] = "tpu-v3",
+    recipe: RecipeFile = None,
+    batch: Batch = None,
+    image_size: ImageSize = None,
+    settings: Settings = None,
+    method: Annotated[str, typer.Option("--method", help="how kept tiles are written: joined, columns or tiles")] = "joined",
+) -> None:
+    """Write the files with which SCALE-Sim's own command line gives the cycles of modes systolic and scale-sim."""
+    from hwmodel.backends.scale_sim_export import FILES, check_export, export
+
+    overrides = dict(_setting(text) for text in settings or [])
+    check_export(output, device=device, overrides=overrides, method=method)
+    lines = export(_traced(model, batch, image_size, None, recipe), output, device=device, overrides=overrides, method=method)
+    cycles = sum(line.runs * line.cycles for line in lines)
+    _print_line(
+        f"{len(FILES)} files written to {output}: {len({line.product for line in lines})} distinct products, {cycles} cycles"
+    )
+
+
 class _Plan:
     """What `estimate` and `report` were asked to price on, checked before any long work."""
 
-    def __init__(self, device: str, mode: str | None, settings: Sequence[str] | None, dtype: str | None, **choices: str) -> None:
+    def __init__(
+        self, device: str, mode: str | None, settings: Sequence[str] | None, dtype: str | None, workers: int | None, **choices: str
+    ) -> None:
         from hwmodel.backends.cards import load_card
+        from hwmodel.backends.estimates import check_choices
 
         names = [name.strip() for name in device.split(",") if name.strip()]
         if not names:
@@ -176,10 +207,12 @@ class _Plan:
         self._asked = dict(zip(names, self.cards, strict=True))
         self._modes = self._by_device("--mode", (mode or "").split(","), "=")
         self._overrides = self._by_device("--set", settings or [], ":")
-        self._dtype, self._choices = dtype, choices
+        self._dtype, self._workers, self._choices = dtype, workers, choices
+        check_choices(**choices)
         for card in self.cards:
             card.split_mode(self._mode(card))
             card.resolve(self._mode(card), self._fields(card))
+            _check_single(card, self._fields(card))
             if dtype is not None:
                 card.check_dtype(dtype)
 
@@ -194,20 +227,54 @@ class _Plan:
         return found
 
     def _mode(self, card: Card) -> str | None:
-        chosen = [mode for owner, mode in self._modes if owner in (None, card)]
+        chosen = [mode for owner, mode in self._modes if owner is None or owner is card]
         return chosen[-1] if chosen else None
 
     def _fields(self, card: Card) -> dict[str, Any]:
-        return dict(_setting(text) for owner, text in self._overrides if owner in (None, card))
+        return dict(_setting(text) for owner, text in self._overrides if owner is None or owner is card)
 
     def estimates(self, traced: Trace) -> list[Estimate]:
         """One estimate per device, in the order asked for."""
         from hwmodel.backends.estimates import estimate as price
 
-        return [
-            price(traced, device=card, mode=self._mode(card), dtype=self._dtype, overrides=self._fields(card), **self._choices)  # type: ignore[arg-type]
-            for card in self.cards
-        ]
+        with _simulation_progress(self._workers):
+            return [
+                price(traced, device=card, mode=self._mode(card), dtype=self._dtype, overrides=self._fields(card), **self._choices)  # type: ignore[arg-type]
+                for card in self.cards
+            ]
+
+
+@contextmanager
+def _simulation_progress(workers: int | None) -> Iterator[None]:
+    """A progress bar on standard error while SCALE-Sim runs; none where everything comes from closed forms or the cache."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from hwmodel.backends import scale_sim
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("SCALE-Sim", start=False, visible=False, total=None)
+
+    def show(done: int, total: int) -> None:
+        if not bar.tasks[task].visible:
+            bar.start()
+            bar.start_task(task)
+        bar.update(task, completed=done, total=total, visible=True)
+
+    try:
+        with scale_sim.settings(workers=workers, progress=show):
+            yield
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _check_single(card: Card, fields: dict[str, Any]) -> None:
+    """Refuse a list where the card has one number: that is a sweep, which has no single table to print."""
+    for field, value in fields.items():
+        if isinstance(value, list) and not isinstance(card.values().get(field), list):
+            raise HwmodelError(f"--set {field}={value}: expected one value; run the command once for each")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -236,9 +303,9 @@ def _traced(model: str, batch: int | None, image_size: int | None, dtype: str | 
         traced = traced if dtype is None else traced.replace(dtype=dtype)
     else:
         from hwmodel.extraction.models import trace as extract
-        from hwmodel.extraction.recipes import find_recipe
+        from hwmodel.extraction.recipe_files import load_recipe
 
-        wanted = find_recipe(recipe).image_size if recipe and image_size is None else image_size
+        wanted = load_recipe(recipe).image_size if recipe and image_size is None else image_size
         traced = extract(model, batch=batch or 1, image_size=wanted, dtype=dtype)
     return traced if recipe is None else _pruned(traced, recipe)
 

@@ -130,8 +130,9 @@ class Estimate:
     def frame(self) -> pd.DataFrame:
         """One row per operator, index ``name``.
 
-        Columns: kind, role, block, macs (dense model), executed_macs, latency_s (gap included), gap_s, energy_j and its
-        four causes, dram_bytes, cycles, bound, kernel, fused_into (name of the row that carries the cost, or None).
+        Columns: kind, role, block (missing outside the encoder), macs (dense model), executed_macs, latency_s (gap
+        included), gap_s, energy_j and its four causes, dram_bytes, cycles, bound, kernel, fused_into (name of the row that
+        carries the cost, or None).
 
         Raises
         ------
@@ -140,7 +141,11 @@ class Estimate:
         """
         import pandas as pd
 
-        return pd.DataFrame(self._columns(), index=pd.Index(self._names, name="name"))
+        index = pd.Index(self._names, name="name")
+        columns = self._columns()
+        columns["block"] = pd.array(columns["block"], dtype="Int64")
+        columns["fused_into"] = pd.Series(columns["fused_into"], index=index, dtype=object)
+        return pd.DataFrame(columns, index=index)
 
     def _columns(self) -> dict[str, Any]:
         costs, operators = self.costs, self.trace.operators
@@ -192,10 +197,7 @@ class Estimate:
 
     def document(self) -> dict[str, Any]:
         """The whole estimate as plain JSON values: the summary, one object per operator, and versions."""
-        columns = {
-            name: np.asarray(column).tolist() for name, column in self._columns().items() if name not in {"block", "fused_into"}
-        }
-        columns |= {name: self._columns()[name] for name in ("block", "fused_into")}
+        columns = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in self._columns().items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         operators = [{"name": name, **row} for name, row in zip(self._names, rows, strict=True)]
         return self.summary() | {
@@ -235,7 +237,7 @@ def estimate(
         Unknown device, mode, dtype, field or choice; or an operator the device's backend cannot model.
     """
     card = device if isinstance(device, Card) else load_card(device)
-    _check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+    check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     execution, power = card.split_mode(mode)
     if dtype is not None:
         check_dtype(dtype)
@@ -252,7 +254,8 @@ def estimate(
     )
 
 
-def _check_choices(**chosen: str) -> None:
+def check_choices(**chosen: str) -> None:
+    """Raise :class:`UnknownNameError` for a choice of :func:`estimate` that does not exist."""
     for what, value in chosen.items():
         if value not in _CHOICES[what]:
             raise UnknownNameError(what, value, _CHOICES[what])

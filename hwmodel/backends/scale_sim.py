@@ -1,18 +1,23 @@
 """The SCALE-Sim package behind a cache: each distinct product runs once, in a process of its own.
 
 This is the only module that imports ``scalesim``, and only when something runs. Configuration and topology are objects
-made here; no file of the package's formats is read or written. Runs are in its CALC mode, where memory never stalls.
+made here; no file of the package's formats is read or written (``scale_sim_export`` writes them). Runs are in its CALC
+mode, where memory never stalls. ``python -m hwmodel.backends.scale_sim -c ... -t ... -l ... -i gemm -p ...`` is the
+package's own command line, mended for NumPy 2.4.
 
 A simulation takes 0.1 s to minutes and up to a gigabyte, which the package keeps until its process ends: hence a process
 per product. Results lie on disk by content (product, array, dataflow, buffers, mode, version of the package), one small
-file each, written beside and renamed: an interrupted run resumes, and two runs at once do no harm.
+file each, written beside and renamed: an interrupted run resumes, and two runs at once do no harm. A file that is cut
+short, or that another version wrote, is ignored with a note in the log and made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,7 +40,9 @@ from hwmodel.files import write_file
 Progress = Callable[[int, int], None]
 CACHE_SCHEMA = 1
 MODE = "CALC"
+DATAFLOWS = ("ws", "os", "is")
 CACHE_VARIABLE = "HWMODEL_CACHE_DIR"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,6 +50,11 @@ class Product:
     """One layer for SCALE-Sim: (m, k) x (k, n) on an array; SRAM sizes in kB of one-byte words.
 
     SRAM sizes change no cycle in CALC mode; the defaults split a TPU core's 16 MiB.
+
+    Raises
+    ------
+    ValueError
+        A dataflow that does not exist (the package would run ``os`` without a word), or an array or buffer of size 0.
     """
 
     m: int
@@ -54,6 +66,14 @@ class Product:
     ifmap_kb: int = 4096
     filter_kb: int = 8192
     ofmap_kb: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.dataflow not in DATAFLOWS:
+            raise ValueError(f"dataflow must be 'ws', 'os' or 'is', got {self.dataflow!r}")
+        if min(self.rows, self.cols) < 1:
+            raise ValueError(f"an array needs at least one row and one column, got {self.rows} x {self.cols}")
+        if min(self.ifmap_kb, self.filter_kb, self.ofmap_kb) < 1:
+            raise ValueError("every buffer needs at least 1 kB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +159,31 @@ def run(
     Raises
     ------
     HwmodelError
-        The package is missing, refuses a product, or the cache cannot be written.
+        The package is missing, the cache cannot be written, or the package fails on a product: its message is told once
+        all other products are done and kept.
     """
     chosen = _SETTINGS.get() or Settings()
     cache = _Cache(Path(folder or chosen.folder or cache_folder()), package_version())
     distinct = list(dict.fromkeys(products))
     results = {product: found for product in distinct if (found := cache.load(product)) is not None}
     missing = [product for product in distinct if product not in results]
+    if cache.ignored:
+        _LOG.warning("%s: ignored %d results, to be made again: %s", cache.folder, len(cache.ignored), "; ".join(cache.ignored[:3]))
     tell = progress or chosen.progress or (lambda done, total: None)
     tell(len(results), len(distinct))
     at_once = workers if workers is not None else chosen.workers or os.cpu_count() or 1
+    failures: list[str] = []
     with closing(_simulated(missing, at_once)) as simulated:
         for product, result in simulated:
+            if isinstance(result, Failure):
+                failures.append(f"{product}: {result.message}")
+                continue
             cache.store(product, result)
             results[product] = result
             tell(len(results), len(distinct))
+    if failures:
+        kept = f"{len(results)} of {len(distinct)} results are kept"
+        raise HwmodelError(f"SCALE-Sim failed on {'; '.join(failures)} ({kept}; mode 'systolic' needs no run)")
     return [results[product] for product in products]
 
 
@@ -196,21 +226,31 @@ class _Cache:
 
     folder: Path
     scalesim: str
+    ignored: list[str] = field(default_factory=list)
 
     def _key(self, product: Product) -> dict[str, Any]:
         return {"schema": CACHE_SCHEMA, "scalesim": self.scalesim, "mode": MODE, **asdict(product)}
 
     def path(self, product: Product) -> Path:
-        text = json.dumps(self._key(product), sort_keys=True)
+        """Its name holds the product only: what another version wrote is found, told and replaced."""
+        text = json.dumps(asdict(product) | {"mode": MODE}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
     def load(self, product: Product) -> Result | None:
-        """The stored result; None where there is none, or a file that is not what was written."""
+        """The stored result; None where there is none, or a file that is not what this version writes."""
+        path = self.path(product)
         try:
-            document = json.loads(self.path(product).read_bytes())
-            return _result(document["result"]) if document["key"] == self._key(product) else None
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+            document = json.loads(path.read_bytes())
+            key, wanted = document["key"], self._key(product)
+            if key == wanted:
+                return _result(document["result"])
+            differing = [f"{name} {key.get(name)!r} is not {wanted[name]!r}" for name in wanted if key.get(name) != wanted[name]]
+            self.ignored.append(f"{path.name}: {', '.join(differing)}")
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            self.ignored.append(f"{path.name}: cannot be read ({type(error).__name__})")
+        return None
 
     def store(self, product: Product, result: Result) -> None:
         try:
@@ -229,6 +269,13 @@ def _result(document: Mapping[str, Any]) -> Result:
     return Result(**document)
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The package ended without a result; ``message`` is the last thing it said."""
+
+    message: str
+
+
 @dataclass
 class _Children:
     """The simulations of one call of :func:`run`, so that they end with it."""
@@ -237,7 +284,7 @@ class _Children:
     lock: Lock = field(default_factory=Lock)
     ended: bool = False
 
-    def simulate(self, product: Product) -> Result:
+    def simulate(self, product: Product) -> Result | Failure:
         with self.lock:
             if self.ended:
                 raise InterruptedError
@@ -247,8 +294,7 @@ class _Children:
         with self.lock:
             self.running.discard(child)
         if child.returncode:
-            last = (told.strip().splitlines() or ["no message"])[-1]
-            raise HwmodelError(f"SCALE-Sim failed on {product}: {last}")
+            return Failure((told.strip().splitlines() or [f"no message, exit status {child.returncode}"])[-1])
         return _result(json.loads(out))
 
     def end(self) -> None:
@@ -266,7 +312,7 @@ def _child() -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def _simulated(products: Sequence[Product], workers: int) -> Generator[tuple[Product, Result], None, None]:
+def _simulated(products: Sequence[Product], workers: int) -> Generator[tuple[Product, Result | Failure], None, None]:
     """Each product with its result as it is done, longest first; every child ends before this does."""
     if workers < 1:
         raise HwmodelError(f"workers must be at least 1, got {workers}")
@@ -325,13 +371,11 @@ def _layer(product: Product) -> Any:
     package_version()
     with redirect_stdout(sys.stderr):
         from scalesim.layout_utils import layouts
-        from scalesim.memory import double_buffered_scratchpad_mem, read_buffer
         from scalesim.scale_config import scale_config
         from scalesim.single_layer_sim import single_layer_sim
         from scalesim.topology_utils import topologies
 
-        for module in (double_buffered_scratchpad_mem, read_buffer):
-            _mend(module)
+        _mend_package()
         p = product
         config, topology, layer = scale_config(), topologies(), single_layer_sim()
         weights = p.m * p.k + 1
@@ -340,6 +384,13 @@ def _layer(product: Product) -> Any:
         topology.load_layer_params_from_list("product", ["product", p.m, p.k, 1, p.k, 1, p.n, 1, 1, 1, 1])
         layer.set_params(layer_id=0, config_obj=config, topology_obj=topology, layout_obj=layouts(), verbose=False)
     return layer
+
+
+def _mend_package() -> None:
+    from scalesim.memory import double_buffered_scratchpad_mem, read_buffer
+
+    for module in (double_buffered_scratchpad_mem, read_buffer):
+        _mend(module)
 
 
 def _mend(module: ModuleType) -> None:
@@ -357,5 +408,18 @@ def _answer() -> None:
     sys.stdout.write(json.dumps(asdict(result)))
 
 
+def _command_line() -> None:
+    """SCALE-Sim's own command line (``python -m scalesim.scale``) with the mended package and the same arguments."""
+    try:
+        package_version()
+    except HwmodelError as error:
+        sys.exit(f"hwmodel: error: {error}")
+    _mend_package()
+    runpy.run_module("scalesim.scale", run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
-    _answer()
+    if sys.argv[1:]:
+        _command_line()
+    else:
+        _answer()

@@ -14,9 +14,17 @@ dataflow   folds (tiles of the kept operand)     cycles per fold         streame
 Under ``ws``, ``rows`` cycles shift the weights in, ``m`` rows stream, ``rows - 1`` and ``cols - 1`` cycles are skew; ``is``
 swaps the roles of the operands; ``os`` loads nothing first. Folds never overlap, and an edge fold costs a whole one.
 
-Source: SCALE-Sim 3.0.0, equal to every run without stalls (``tests/peers/test_scale_sim.py``). The ``os`` form of the
-paper (Samajdar et al., ISPASS 2020) has 2 rows where the tool has one. Outside the closed form: memory, so no stalls, no
-prefetch and no bandwidth. All functions broadcast; integer inputs give int64 outputs.
+Source: SCALE-Sim 3.0.0 and 2.0.2, equal to every run without stalls (``tests/peers/test_scale_sim*.py``). The ``os`` form
+of the paper (Samajdar et al., ISPASS 2020) has 2 rows where the tool has one, and the tool of that time counted otherwise:
+rule ``ispass-2020`` of :func:`compute_cycles`. Outside the closed form: memory, so no stalls, no prefetch and no bandwidth.
+All functions broadcast; integer inputs give int64 outputs.
+
+What pruning can skip. Under ``ws`` a weight tile without a kept block is never loaded, so ``k`` kept tiles cost
+``k * p - 1`` cycles. Under ``os`` and ``is`` weights stream past what stays: an empty tile is a bubble in a stream that
+other tiles share, so nothing is skipped and a mask is charged in full (rows of ``k`` that no output of a fold uses could be
+left out, which is gathering, not tile skipping). N:M sparsity is not offered either: SCALE-Sim's layer-wise mode keeps the
+first N of every M rows for all columns alike, its row-wise mode ignores the given N:M and always halves the rows, and
+neither can hold a block mask.
 """
 
 from __future__ import annotations
@@ -29,11 +37,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload
-from hwmodel.backends.tpu import programs, silicon
+from hwmodel.backends.tpu import ispass2020, programs, silicon
 from hwmodel.backends.tpu.energy import joules
 from hwmodel.backends.tpu.parameters import TpuParameters
 
 Dataflow = Literal["ws", "os", "is"]
+Rule = Literal["scale-sim", "ispass-2020"]
 Array = npt.NDArray[Any]
 
 NOT_MODELLED: Mapping[str, str] = MappingProxyType(
@@ -57,7 +66,9 @@ def cycles_per_fold(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: s
     return cycles
 
 
-def compute_cycles(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str, occupied_tiles: Any = None) -> Array:
+def compute_cycles(
+    *, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str, occupied_tiles: Any = None, rule: Rule = "scale-sim"
+) -> Array:
     """SCALE-Sim's total compute cycles of (m, k) x (k, n), one layer each.
 
     Parameters
@@ -67,18 +78,20 @@ def compute_cycles(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: st
     dataflow : "ws", "os" or "is"
     occupied_tiles : ``ws`` only. Tiles of ``cols`` outputs by ``rows`` inputs that hold a kept block; ``None`` is dense.
         A fraction is an expectation over masks that keep at least one block
+    rule : "scale-sim" is versions 2.0.2 and 3.0.0; "ispass-2020" the first version, dense only (edge folds are clipped,
+        so it matters *which* tiles are kept)
 
     Returns
     -------
     broadcast shape, int64 for integers
         ``folds * cycles_per_fold - 1``: the index of the last cycle, which is what the tool prints. Durations are one
-        cycle longer. Zero kept tiles cost zero, not less.
+        cycle longer. Zero kept tiles cost zero, not less. The first version prints durations.
 
     Raises
     ------
     ValueError
-        Another dataflow, an array without multipliers, more occupied tiles than tiles, or ``occupied_tiles`` where the
-        weights stream.
+        Another dataflow or rule, an array without multipliers, more occupied tiles than tiles, or ``occupied_tiles``
+        where the weights stream or under "ispass-2020".
 
     Notes
     -----
@@ -87,6 +100,8 @@ def compute_cycles(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: st
     number of tiles) could shorten it, so a tile count is refused there.
     """
     tiles = folds(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
+    if rule != "scale-sim":
+        return _first_version(rule, occupied_tiles, m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
     if occupied_tiles is not None:
         tiles = _occupied(occupied_tiles, tiles, dataflow)
     per_fold = cycles_per_fold(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
@@ -156,6 +171,14 @@ def access_counts(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str
     partial_sums = m * n * (1 if dataflow == "os" else row_folds)
     work = _has_work(m, k, n)
     return AccessCounts(*(np.where(work, count, 0) for count in (*sram, m * k, k * n, partial_sums)))
+
+
+def _first_version(rule: str, occupied_tiles: Any, **shape: Any) -> Array:
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule must be 'scale-sim' or 'ispass-2020', got {rule!r}")
+    if occupied_tiles is not None:
+        raise ValueError("occupied_tiles needs rule 'scale-sim': in the first version an edge tile costs less than a whole one")
+    return ispass2020.cycles(**shape)
 
 
 def _occupied(occupied: Any, whole: Array, dataflow: str) -> Array:

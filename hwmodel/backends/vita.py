@@ -18,7 +18,8 @@ from hwmodel.backends.base import Costs, FloatArray, IntArray, Number, Options, 
 from hwmodel.errors import HwmodelError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Shape = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
+_PE = r"^([1-9]\d*)x([1-9]\d*)$"
+Shape = Annotated[str, Field(pattern=_PE)]
 
 Counts = IntArray | FloatArray
 
@@ -53,8 +54,10 @@ class ProcessingElement:
     @classmethod
     def parse(cls, text: str) -> ProcessingElement:
         """From "32x64", output side first."""
-        out, in_ = re.findall(r"\d+", text)
-        return cls(int(out), int(in_))
+        found = re.fullmatch(_PE, text)
+        if found is None:
+            raise HwmodelError(f"vita: pe is {text!r}, expected OUTxIN, for example 32x64")
+        return cls(int(found[1]), int(found[2]))
 
     @property
     def macs(self) -> int:

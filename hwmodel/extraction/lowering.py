@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from hwmodel.ir.operators import Operator
 
@@ -35,8 +35,9 @@ class Value:
     producers : rows of the trace that wrote it; empty for inputs and parameters
     constant : depends on parameters and buffers only
     stored : is a parameter or buffer, perhaps seen through views
-    source : name of the first parameter or buffer it derives from, "" where none
-    from_input : is the user's input, seen through views
+    source : name of the first parameter it derives from, of a buffer where there is no parameter, "" where neither
+    learned : ``source`` names a parameter
+    from_input : is the user's input, with no product since
     """
 
     shape: Shape
@@ -47,6 +48,7 @@ class Value:
     constant: bool = False
     stored: bool = False
     source: str = ""
+    learned: bool = False
     from_input: bool = False
 
     @property
@@ -103,6 +105,11 @@ class Call:
         return tuple(_tensors(self.operands.values()))
 
     @property
+    def in_place(self) -> bool:
+        """Whether the call overwrites its first operand."""
+        return self.name.endswith("_") and not self.name.endswith("__")
+
+    @property
     def output(self) -> Value:
         """The first result."""
         return self.outputs[0]
@@ -116,7 +123,9 @@ def _tensors(values: Any) -> Iterator[Value]:
             yield from _tensors(value)
 
 
-Lowering = Callable[[Call], tuple[Row, ...]]
+Lowering = Callable[[Call], tuple[Row, ...] | None]
+"""None means that this form of the operator is not modelled: the call is refused."""
+AnyLowering = TypeVar("AnyLowering", bound=Lowering)
 
 
 class Registry:
@@ -125,7 +134,7 @@ class Registry:
     def __init__(self) -> None:
         self._known: dict[str, Lowering] = {}
 
-    def lowers(self, *names: str) -> Callable[[Lowering], Lowering]:
+    def lowers(self, *names: str) -> Callable[[AnyLowering], AnyLowering]:
         """Register the decorated function for ``names`` ("softmax", or "mylib::op" outside ATen).
 
         An in-place spelling (trailing underscore) is found under its plain name.
@@ -136,7 +145,7 @@ class Registry:
             A name that has a lowering already.
         """
 
-        def register(lowering: Lowering) -> Lowering:
+        def register(lowering: AnyLowering) -> AnyLowering:
             for name in names:
                 if name in self._known:
                     raise ValueError(f"operator {name!r} has a lowering already ({self._known[name].__name__})")
@@ -165,12 +174,12 @@ FREE: Mapping[str, str] = {
             "numpy_T", "permute", "real", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t",
             "tensor_split", "transpose", "unbind", "unfold", "unsqueeze", "view", "view_as", "view_as_complex", "view_as_real",
             "hsplit", "vsplit", "dsplit", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "moveaxis", "T", "adjoint",
-            "unsqueeze_copy", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d", "resolve_conj", "resolve_neg",
+            "meshgrid", "positive", "atleast_1d", "atleast_2d", "atleast_3d", "resolve_conj", "resolve_neg",
         ),
         "a view: new strides over the same memory",
     ),
     **dict.fromkeys(
-        ("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout", "native_dropout", "rrelu"),
+        ("alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout", "native_dropout"),
         "the identity in eval mode",
     ),
     **dict.fromkeys(

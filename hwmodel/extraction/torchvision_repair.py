@@ -16,7 +16,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 def import_torchvision() -> None:
     """Import torchvision, repaired where its compiled operators are missing; nothing where it is not installed."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except ModuleNotFoundError:
         return
     except RuntimeError as error:

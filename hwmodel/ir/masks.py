@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil, lgamma
+from math import ceil
+from operator import index
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -24,7 +25,7 @@ Rule = Literal["uniform", "row-clustered", "tile-clustered"]
 RULES: tuple[Rule, ...] = ("uniform", "row-clustered", "tile-clustered")
 
 _DIGITS = 9
-"""Decimals kept of an expected tile count: beyond them is the rounding of log-gamma."""
+"""Decimals kept of an expected tile count: beyond them is binary rounding."""
 
 CLUSTER: Shape = (128, 128)
 """Weight elements of one cluster under the rule ``tile-clustered``: the largest skip unit among our machines."""
@@ -55,6 +56,15 @@ class Mask(Protocol):
 def grid_shape(shape: Shape, block: Shape) -> Shape:
     """Blocks along (out, in), ragged edges counted."""
     return ceil(shape[0] / block[0]), ceil(shape[1] / block[1])
+
+
+def _whole(shape: Shape) -> Shape:
+    """``shape`` as two plain ints (numpy's have another text, and so another digest)."""
+    try:
+        first, second = (index(size) for size in shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected two whole numbers (out, in), found {shape!r}") from error
+    return first, second
 
 
 def _check(shape: Shape, block: Shape) -> None:
@@ -93,9 +103,11 @@ class BlockMask:
     shape: Shape
     block: Shape
     kept: BoolArray
-    _tiles: dict[Shape, int] = field(default_factory=dict, repr=False)
+    _tiles: dict[Shape, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("shape", "block"):
+            object.__setattr__(self, name, _whole(getattr(self, name)))
         _check(self.shape, self.block)
         kept = np.array(self.kept, dtype=np.bool_)
         expected = grid_shape(self.shape, self.block)
@@ -176,13 +188,16 @@ class BlockMask:
         return 0.0
 
 
-def _log_choose(total: FloatArray, chosen: float) -> FloatArray:
-    """Natural logarithm of C(total, chosen), minus infinity where ``total < chosen``."""
-    gamma = np.vectorize(lgamma, otypes=[np.float64])
-    possible = total >= chosen
-    safe = np.where(possible, total, chosen)
-    value = gamma(safe + 1) - lgamma(chosen + 1) - gamma(safe - chosen + 1)
-    return cast("FloatArray", np.where(possible, value, -np.inf))
+def _none_kept(total: int, kept: int, touched: int) -> float:
+    """Probability that none of ``touched`` given blocks is among ``kept`` of ``total``: C(total - touched, kept) / C(total, kept).
+
+    As a product of min(kept, touched) ratios, each exact to rounding; differences of log-gamma lose nine digits here.
+    """
+    if touched + kept > total:
+        return 0.0
+    few, many = sorted((kept, touched))
+    left = np.arange(total, total - few, -1, dtype=np.float64)
+    return float(np.prod((left - many) / left))
 
 
 @dataclass(frozen=True)
@@ -204,7 +219,13 @@ class ExpectedMask:
     kept_blocks: int
 
     def __post_init__(self) -> None:
+        for name in ("shape", "block"):
+            object.__setattr__(self, name, _whole(getattr(self, name)))
         _check(self.shape, self.block)
+        try:
+            object.__setattr__(self, "kept_blocks", index(self.kept_blocks))
+        except TypeError as error:
+            raise ValueError(f"kept_blocks must be a whole number, got {self.kept_blocks!r}") from error
         if not 0 <= self.kept_blocks <= self.total_blocks:
             raise ValueError(f"kept_blocks must be in [0, {self.total_blocks}], got {self.kept_blocks}")
 
@@ -232,17 +253,15 @@ class ExpectedMask:
 
     def _empty_probability(self, touched: FloatArray) -> FloatArray:
         """Probability that none of ``touched`` given blocks is kept, elementwise."""
-        remaining = np.asarray(self.total_blocks - touched, dtype=np.float64)
-        everything = _log_choose(np.asarray(float(self.total_blocks)), self.kept_blocks)
-        return cast("FloatArray", np.exp(_log_choose(remaining, self.kept_blocks) - everything))
+        sizes, where = np.unique(touched, return_inverse=True)
+        distinct = np.array([_none_kept(self.total_blocks, self.kept_blocks, int(size)) for size in sizes])
+        return cast("FloatArray", distinct[where].reshape(touched.shape))
 
     def occupied_tiles(self, tile_out: int, tile_in: int) -> float:
         """Expected number of tiles of ``tile_out x tile_in`` elements that hold a kept block."""
         if min(tile_out, tile_in) < 1:
             raise ValueError(f"a tile must be at least 1x1, got {tile_out}x{tile_in}")
         sizes, counts = self._touched(tile_out, tile_in)
-        if self.kept_blocks == self.total_blocks:
-            return float(counts.sum())
         return round(float(counts @ (1.0 - self._empty_probability(sizes))), _DIGITS)
 
     def _touched(self, tile_out: int, tile_in: int) -> tuple[FloatArray, FloatArray]:
@@ -292,6 +311,7 @@ def expected_mask(shape: Shape, block: Shape, density: float, rule: Rule = "unif
     """
     if not 0.0 <= density <= 1.0:
         raise ValueError(f"density must be in [0, 1], got {density}")
+    shape, block = _whole(shape), _whole(block)
     _check(shape, block)
     rows, cols = grid_shape(shape, block)
     kept_blocks = round(density * rows * cols)

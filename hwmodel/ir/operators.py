@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import index
 
 from hwmodel.ir.dtypes import bytes_per_element, check_dtype
 from hwmodel.ir.kinds import Family, family_of
 from hwmodel.ir.masks import Mask
 
 _COUNTS = ("batch", "m", "k", "n", "elements", "cols", "input_elements", "output_elements", "weight_elements")
+_LARGEST_COUNT = 2**53
+"""Beyond it a 64-bit float no longer counts one by one."""
+
 _DEFAULT_DTYPE = "fp32"
 
 
@@ -62,8 +66,7 @@ class Operator:
 
     def __post_init__(self) -> None:
         for field in _COUNTS:
-            if getattr(self, field) < 0:
-                raise ValueError(f"{self.name}: {field} must not be negative, got {getattr(self, field)}")
+            object.__setattr__(self, field, _count(self.name, field, getattr(self, field)))
         for dtype in (self.dtype, self.weight_dtype):
             if dtype is not None:
                 check_dtype(dtype)
@@ -117,6 +120,19 @@ class Operator:
     def replace(self, **changes: object) -> Operator:
         """A copy with some fields changed, checked again."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _count(name: str, field: str, value: int) -> int:
+    """``value`` as a plain int: a whole number, not negative, and not beyond what floats count exactly."""
+    try:
+        count = index(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: {field} must be a whole number, got {value!r}") from error
+    if count < 0:
+        raise ValueError(f"{name}: {field} must not be negative, got {count}")
+    if count > _LARGEST_COUNT:
+        raise ValueError(f"{name}: {field} must not be beyond 2**53, got {count}")
+    return count
 
 
 def _visible_pairs(queries: int, keys: int, causal: bool) -> int:
@@ -216,7 +232,7 @@ def elementwise(
 
 def gelu(*, elements: int, dtype: str | None = None, name: str = "", **extra: object) -> Operator:
     """GELU of ``elements`` values."""
-    return elementwise("gelu", elements=elements, dtype=dtype, name=name, **extra)
+    return elementwise("gelu", elements=elements, dtype=dtype, name=name, **extra)  # type: ignore[arg-type]
 
 
 def movement(kind: str, *, elements: int, dtype: str | None = None, name: str = "", **extra: object) -> Operator:

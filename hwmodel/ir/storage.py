@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import numpy as np
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _FORMAT = "hwmodel-trace"
 _PARQUET_KEY = b"hwmodel"
+_DERIVED = frozenset({"macs", "kept_macs"})
+"""What ``hwmodel trace --json`` adds for its readers; left out when such a file is loaded."""
+
 _DEFAULTS = {item.name: item.default for item in fields(Operator) if item.default is not MISSING}
 
 Document = dict[str, Any]
@@ -43,8 +46,12 @@ def mask_from_document(document: Document) -> BlockMask | ExpectedMask:
     shape, block = tuple(document["shape"]), tuple(document["block"])
     if document["rule"] == "uniform":
         return ExpectedMask(shape, block, document["kept_blocks"])
+    if document["rule"] != "stored":
+        raise ValueError(f"mask rule is {document['rule']!r}, expected 'stored' or 'uniform'")
     rows, cols = grid_shape(shape, block)
     bits = np.frombuffer(base64.b64decode(document["bits"], validate=True), dtype=np.uint8)
+    if bits.size != -(-rows * cols // 8):
+        raise ValueError(f"{bits.size} bytes of mask bits do not hold {rows}x{cols} blocks")
     return BlockMask(shape, block, np.unpackbits(bits, count=rows * cols).astype(np.bool_).reshape(rows, cols))
 
 
@@ -86,9 +93,51 @@ def _operator_schema() -> type[BaseModel]:
     return create_model("OperatorRow", __config__=strict, **columns)
 
 
+@cache
+def _head_schema() -> type[BaseModel]:
+    """The strict schema of everything around the rows."""
+    from pydantic import ConfigDict, Field, create_model
+
+    columns: dict[str, Any] = {
+        "format": str,
+        "schema_version": int,
+        "model": str,
+        "batch": Annotated[int, Field(ge=1)],
+        "input_shape": list[int],
+        "dtype": str | None,
+        "versions": dict[str, str],
+        "design": dict[str, dict[str, str]],
+        "operators": list[Document],
+        "edges": list[Annotated[list[int], Field(min_length=2, max_length=2)]],
+        "masks": dict[str, Document],
+    }
+    required: dict[str, Any] = {name: (hint, ...) for name, hint in columns.items()}
+    return create_model("TraceDocument", __config__=ConfigDict(extra="forbid", strict=True), **required)
+
+
+def _masks_from_document(documents: Mapping[str, Document]) -> dict[str, Mask]:
+    masks: dict[str, Mask] = {}
+    for digest, document in documents.items():
+        try:
+            masks[digest] = mask_from_document(document)
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"the field {error} is missing" if isinstance(error, KeyError) else error
+            raise TraceFormatError(f"mask {digest}: {told}") from error
+        if masks[digest].digest != digest:
+            raise TraceFormatError(f"mask {digest}: its content has another digest; the file was changed, trace the model again")
+    return masks
+
+
+def _without_derived(document: Document) -> Document:
+    return {name: value for name, value in document.items() if name not in _DERIVED}
+
+
 def _operator_from_document(row: Document, masks: Mapping[str, Mask]) -> Operator:
+    row = _without_derived(row)
     if row.get("mask") is not None:
-        row = dict(row, mask=masks[row["mask"]])
+        if row["mask"] not in masks:
+            raise TraceFormatError(f"operator {row.get('name')!r}: mask {row['mask']!r} is not in the file")
+        row["mask"] = masks[row["mask"]]
     _operator_schema().model_validate(row)
     return Operator(**row)
 
@@ -109,11 +158,13 @@ def trace_from_document(document: Document) -> Trace:
     from pydantic import ValidationError
 
     try:
-        masks = {digest: mask_from_document(mask) for digest, mask in document["masks"].items()}
+        document = _without_derived(document)
+        _head_schema().model_validate(document)
+        masks = _masks_from_document(document["masks"])
         return Trace(
             model=document["model"],
             operators=tuple(_operator_from_document(row, masks) for row in document["operators"]),
-            edges=tuple((int(a), int(b)) for a, b in document["edges"]),
+            edges=tuple((producer, consumer) for producer, consumer in document["edges"]),
             batch=document["batch"],
             input_shape=tuple(document["input_shape"]),
             dtype=document["dtype"],
@@ -123,10 +174,9 @@ def trace_from_document(document: Document) -> Trace:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise TraceFormatError(f"operator field {where}: {first['msg']}, found {first['input']!r}") from error
-    except KeyError as error:
-        raise TraceFormatError(f"the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
+        found = "" if first["type"] in {"missing", "extra_forbidden"} else f", found {str(first['input'])[:80]!r}"
+        raise TraceFormatError(f"field {where}: {first['msg']}{found}; not as hwmodel writes it, trace the model again") from error
+    except ValueError as error:
         raise TraceFormatError(str(error)) from error
 
 
@@ -149,12 +199,14 @@ def _from_parquet(data: bytes) -> Document:
 
     try:
         table = pq.read_table(BytesIO(data), use_threads=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # OSError where the footer is damaged
         raise TraceFormatError("not a Parquet file, or a truncated one") from error
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
     if _PARQUET_KEY not in metadata:
         raise TraceFormatError("a Parquet file, but not a trace: the hwmodel header is missing")
     document: Document = json.loads(metadata[_PARQUET_KEY])
+    if not isinstance(document, dict):
+        raise TraceFormatError("a Parquet file, but not a trace: its hwmodel header is no JSON object")
     rows = table.to_pylist()
     document["operators"] = [{name: value for name, value in row.items() if value is not None} for row in rows]
     return document
@@ -182,6 +234,13 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         write_file(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        raise TraceFormatError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
 def load_trace(path: str | Path) -> Trace:
     """Read a trace that :func:`save_trace` wrote.
 
@@ -191,11 +250,9 @@ def load_trace(path: str | Path) -> Trace:
         A missing, truncated or foreign file, told with its path.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _read_bytes(path)
         document = _from_parquet(data) if Path(path).suffix == ".parquet" else json.loads(data)
         return trace_from_document(document)
-    except OSError as error:
-        raise TraceFormatError(f"{path}: cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
         raise TraceFormatError(f"{path}: not JSON, or truncated (line {error.lineno}: {error.msg})") from error
     except UnicodeDecodeError as error:

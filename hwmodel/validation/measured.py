@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwmodel.errors import HwmodelError
-from hwmodel.ir.kinds import ROWWISE
-from hwmodel.ir.operators import Operator, attention, elementwise, matmul, rowwise
+from hwmodel.ir.kinds import ROWWISE, family_of
+from hwmodel.ir.operators import Operator, attention, elementwise, matmul, reduction, rowwise
 
 _UNITS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "W": 1.0, "J": 1.0}
 _SPLITS = ("fit", "held-out")
@@ -95,12 +95,18 @@ def _product(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:
 def _rows(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:
     if row.model_or_op in ROWWISE:
         return rowwise(row.model_or_op, rows=sizes["rows"], cols=sizes["cols"], dtype=row.dtype)
-    return _elements(row, {"elems": sizes["rows"] * sizes["cols"]})
+    return _elementwise(row, sizes["rows"] * sizes["cols"], two_operands={"add", "sub", "mul", "div"})
 
 
 def _elements(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:
-    inputs = 2 if row.model_or_op in {"add", "mul", "sub", "div"} else 1
-    return elementwise(row.model_or_op, elements=sizes["elems"], inputs=inputs, dtype=row.dtype)
+    """FlagPerf multiplies and divides by a scalar: its times are those of one read and one write."""
+    if family_of(row.model_or_op) == "reduction":
+        return reduction(row.model_or_op, inputs=sizes["elems"], outputs=1, dtype=row.dtype)
+    return _elementwise(row, sizes["elems"], two_operands={"add", "sub"})
+
+
+def _elementwise(row: MeasuredRow, elements: int, two_operands: set[str]) -> Operator:
+    return elementwise(row.model_or_op, elements=elements, inputs=2 if row.model_or_op in two_operands else 1, dtype=row.dtype)
 
 
 def _attention(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:

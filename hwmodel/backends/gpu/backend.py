@@ -256,7 +256,8 @@ class _Ledger:
         short = np.maximum(host - busy - gap, 0.0)
         missing = np.maximum((host - busy - gap).sum(axis=-1, keepdims=True), 0.0)
         whole = np.maximum(short.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
-        return gap + short / whole * missing
+        waits: FloatArray = gap + short / whole * missing
+        return waits
 
     def _labels(self, priced: list[Priced]) -> tuple[IntArray, TextArray, TextArray]:
         """Row that pays, limiting resource and kernel name of every row."""

@@ -42,9 +42,9 @@ ALIGNMENT_BYTES: Final = 16
 class Style:
     """Constants of one family of product kernels.
 
-    Tensor: fitted on Vidur (Llama-2, phi-2) and every other row of the aiconfigurator token sweep; its efficiency is fixed. CUDA cores
-    (fp32): efficiency from FlagPerf (0.96-0.98 of peak on a 400 W board), the rest fitted on half of NeuSight's linear and
-    bmm rows, which a 250 W board cannot tell the efficiency by.
+    Tensor: fitted on Vidur (Llama-2, phi-2) and every other row of the aiconfigurator token sweep; its efficiency is fixed.
+    CUDA cores (fp32): efficiency from FlagPerf (0.96-0.98 of peak on a 400 W board), the rest fitted on half of NeuSight's
+    linear and bmm rows, which a 250 W board cannot tell the efficiency by.
     """
 
     efficiency: float

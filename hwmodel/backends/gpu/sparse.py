@@ -15,7 +15,7 @@ SIDES: Final = (64, 32, 16)
 """Block sides that block-sparse-row kernels are written for."""
 OVERHEAD: Final = 0.10
 """Part of the dense time that stays at density zero."""
-INEFFICIENCY: Final = 1.18
+INEFFICIENCY: Final = 1.174
 """Cycles of a block-sparse MAC over what its tile explains. With it and 64x64 blocks in bf16 on A100,
 sparse time = dense * (0.10 + 1.89 * density): three whole ViT-H runs (torchao superblock) gave two constants, so a
 hypothesis. Break-even near density 0.48."""

@@ -1,0 +1,126 @@
+"""Streams, attention, block-sparse kernels and board power of a GPU, each against a derivation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from hwmodel.backends.cards import read_card
+from hwmodel.backends.gpu.attention import Attentions, attention_seconds
+from hwmodel.backends.gpu.parameters import GpuParameters
+from hwmodel.backends.gpu.power import Energies, capped
+from hwmodel.backends.gpu.products import Products
+from hwmodel.backends.gpu.sparse import occupied_share, skip_unit, slope, sparse_factor
+from hwmodel.backends.gpu.vector import Streams, issue_rate, launch_share, rereads, stream_seconds
+from hwmodel.content import content_folder
+from hwmodel.ir.masks import BlockMask, expected_mask
+
+VALUES = read_card(content_folder("simulators") / "a100-80gb-sxm" / "card.toml").values()
+A100 = GpuParameters.model_validate(VALUES)
+
+
+def one(value: float) -> np.ndarray:
+    return np.array([float(value)])
+
+
+def streams(elements: float, moved: float, kind: str = "add", slow: float = 1.0) -> Streams:
+    return Streams(one(elements / issue_rate(kind)), one(moved), one(launch_share(kind)), one(slow))
+
+
+def products(*, simt: bool = False) -> Products:
+    size, rate = (4.0, 64.0) if simt else (2.0, 1024.0)
+    return Products(one(1), one(4096), one(1280), one(5120), one(size), one(1e8), one(rate), np.array([simt]))
+
+
+def test_large_stream_runs_at_dram_rate() -> None:
+    seconds, dram = stream_seconds(streams(1 << 30, 3 * 2 * (1 << 30)), A100)
+    assert dram[0] == 3 * 2 * (1 << 30)
+    assert seconds[0] == pytest.approx(3 * 2 * (1 << 30) / (A100.dram_bytes_per_s * A100.dram_efficiency), rel=0.01)
+
+
+def test_small_stream_stays_in_l2() -> None:
+    """8 MB are well below half of 40 MB."""
+    seconds, dram = stream_seconds(streams(1, 8e6), A100)
+    assert dram[0] == 0
+    l2 = 8e6 / (A100.l2_bytes_per_clock_sm * 108 * 1.41e9)
+    assert seconds[0] == pytest.approx(launch_share("add") * A100.launch_cycles / A100.clock_hz + l2, rel=1e-6)
+
+
+def test_gelu_in_fp16_is_limited_by_instructions() -> None:
+    """2.7 elements per clock on each of 108 SMs at 1.41 GHz are 411 G/s; A100 boards measure 330 to 390."""
+    count = 1 << 29
+    seconds, _ = stream_seconds(streams(count, 4 * count, "gelu"), A100)
+    assert 330e9 < count / seconds[0] < 411e9
+
+
+def test_rows_that_do_not_fit_are_read_twice() -> None:
+    assert not rereads("layernorm", 2560 * 4)
+    assert rereads("layernorm", 4096 * 4)
+    assert not rereads("softmax", 8192 * 4)
+    assert rereads("softmax", 10240 * 4)
+    assert not rereads("add", 1e9)
+
+
+def attention(seq: float, *, dim: float = 64, causal: bool = False, batch: float = 768) -> float:
+    moved = batch * 4 * seq * dim * 2
+    heads = Attentions(*(one(v) for v in (batch, seq, dim, seq)), np.array([causal]), one(2), one(moved), one(1024))
+    return float(attention_seconds(heads, A100)[0])
+
+
+def test_attention_rate_is_that_of_flash_attention() -> None:
+    """Products and exponentials of one key: 2 * 128 * 64 / (1024 * 0.65) + 128 / 16 = 32.6 cycles, so 49 % of peak."""
+    share = 2 * 768 * 4096**2 * 64 / (108 * 1024 * 1.41e9) / attention(4096)
+    assert share == pytest.approx(16 / (2 * 128 * 64 / (1024 * A100.attention_efficiency) + 8), rel=0.02)
+
+
+def test_causal_attention_is_half_of_the_whole_for_long_rows() -> None:
+    assert 0.5 < attention(8192, causal=True) / attention(8192) < 0.52
+
+
+def test_head_dimension_is_padded_to_32() -> None:
+    assert attention(1024, dim=72) == pytest.approx(attention(1024, dim=96), rel=0.02)
+
+
+def test_block_sparse_slope_and_break_even() -> None:
+    """dense * (0.10 + 1.89 * density) at 64x64 in bf16: even with dense at 0.9 / 1.89 = 0.476."""
+    assert slope(one(64), one(64), products(), A100)[0] == pytest.approx(1.89, abs=0.01)
+    half = sparse_factor(one(0.476), one(64), one(64), products(), A100)
+    assert half[0] == pytest.approx(1.0, abs=0.01)
+    assert sparse_factor(one(0), one(64), one(64), products(), A100)[0] == 0
+
+
+def test_smaller_blocks_cost_more_per_mac() -> None:
+    slopes = [float(slope(one(side), one(side), products(), A100)[0]) for side in (64, 32, 16)]
+    assert slopes == sorted(slopes)
+    assert float(slope(one(64), one(64), products(simt=True), A100)[0]) < slopes[0]
+
+
+@pytest.mark.parametrize(
+    ("block", "unit"), [((64, 64), (64, 64)), ((128, 96), (64, 64)), ((64, 32), (64, 32)), ((48, 16), (32, 16)), ((1, 4), (16, 16))]
+)
+def test_skip_unit_follows_the_block(block: tuple[int, int], unit: tuple[int, int]) -> None:
+    assert skip_unit(BlockMask.full((768, 768), block)) == unit
+
+
+def test_occupied_share_counts_units() -> None:
+    assert occupied_share(expected_mask((768, 768), (64, 64), 0.25, "row-clustered")) == 36 / 144
+    assert occupied_share(expected_mask((768, 768), (64, 64), 0.0)) == 0
+
+
+def test_board_limit_stretches_time_and_invents_no_energy() -> None:
+    budget = A100.board_limit_w - A100.static_w
+    asked = Energies(one(4 * budget * 1e-3), one(0), one(0))
+    seconds, energies = capped(one(1e-3), asked, A100)
+    assert seconds[0] == pytest.approx(2e-3)  # sqrt(4) times longer
+    assert energies.compute_j[0] + A100.static_w * seconds[0] == pytest.approx(A100.board_limit_w * seconds[0])
+    kept, clipped = capped(one(1e-3), asked, A100, slows=False)
+    assert kept[0] == 1e-3
+    assert clipped.compute_j[0] == pytest.approx(budget * 1e-3)
+    below, unchanged = capped(one(1e-3), Energies(one(budget * 0.5e-3), one(0), one(0)), A100)
+    assert (below[0], unchanged.compute_j[0]) == (1e-3, budget * 0.5e-3)
+
+
+def test_impossible_power_budget_is_refused() -> None:
+    with pytest.raises(ValidationError, match="static_w < board_limit_w"):
+        GpuParameters.model_validate(VALUES | {"board_limit_w": 100})

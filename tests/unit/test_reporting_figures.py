@@ -1,0 +1,127 @@
+"""Figures become SVG that is the same every time, follows the page's colours, and leaves matplotlib's settings alone."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+from reporting_fakes import PE, changed, estimate, pruned, variants, vit
+
+from hwmodel.ir.masks import BlockMask
+from hwmodel.reporting import figures, mask_figure, style
+from hwmodel.reporting.variants import Variant, machines_of
+
+MACHINES = machines_of(variants())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures.latency_and_energy,
+        figures.latency_by_role_stack,
+        figures.where_the_gain_went,
+        figures.rooflines,
+        figures.encoder_blocks,
+        figures.effective_work,
+    ],
+)
+def test_a_figure_is_well_formed_svg_without_outside_content(draw: object) -> None:
+    text = style.to_svg(draw(MACHINES), "name", "A <title>")  # type: ignore[operator]
+    root = ET.fromstring(text)
+    assert root.attrib["aria-label"] == "A <title>"
+    assert "http" not in text
+    assert text == style.to_svg(draw(MACHINES), "name", "A <title>")  # type: ignore[operator]
+    assert all(ident.startswith("name-") for ident in re.findall(r' id="([^"]*)"', text))
+
+
+def test_colours_are_variables_that_the_page_sets() -> None:
+    text = style.to_svg(figures.latency_and_energy(MACHINES), "name", "title")
+    assert "var(--device-0)" in text and "var(--ink)" in text
+    assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", text)
+
+
+def test_tokens_are_distinct_in_light_so_that_each_can_be_told() -> None:
+    light = [pair[0] for name, pair in style.TOKENS.items()]
+    assert len(set(light)) == len(light)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_on_a_filled_segment_is_readable(dark: bool) -> None:
+    """Contrast of at least 4.5 to 1, as WCAG asks for text."""
+    for name, pair in style.TOKENS.items():
+        if name.startswith("on-"):
+            fill = style.TOKENS[name.removeprefix("on-")][dark]
+            lighter, darker = sorted((style.luminance(pair[dark]), style.luminance(fill)), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
+
+
+def test_drawing_leaves_the_callers_settings_alone() -> None:
+    before = dict(mpl.rcParams)
+    style.to_svg(figures.latency_and_energy(MACHINES), "name", "title")
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_label_is_neither_mathematics_nor_markup() -> None:
+    trace = vit(1)
+    label = "$x_1$ <b>&"
+    machines = machines_of([Variant(label, trace, (estimate(trace, PE),))])
+    text = style.to_svg(figures.latency_and_energy(machines), "name", "title")
+    assert "$x_1$ &lt;b&gt;&amp;" in text
+
+
+def test_a_mode_without_energy_says_so_instead_of_drawing_a_zero() -> None:
+    trace = vit(1)
+    machines = machines_of([Variant("dense", trace, (estimate(trace, PE, power_w=float("nan")),))])
+    assert "not modelled in this mode" in style.to_svg(figures.latency_and_energy(machines), "name", "title")
+
+
+def test_a_mode_without_off_chip_traffic_has_no_roofline() -> None:
+    trace = vit(1)
+    one = changed(estimate(trace, PE), dram_bytes=0.0)
+    text = style.to_svg(figures.rooflines(machines_of([Variant("dense", trace, (one,))])), "name", "title")
+    assert "this mode counts no off-chip traffic" in text
+
+
+def test_a_trace_without_encoder_blocks_has_no_such_figure() -> None:
+    trace = vit(0)
+    assert figures.encoder_blocks(machines_of([Variant("dense", trace, (estimate(trace, PE),))])) is None
+
+
+def test_spread_keeps_order_and_distance_below_the_top() -> None:
+    moved = figures.spread([1.0, 0.95, 0.2], 0.2, 1.0)
+    assert moved == pytest.approx([1.0, 0.8, 0.2])
+    assert figures.spread([0.1, 0.5], 0.2, 1.0) == [0.1, 0.5]
+    assert figures.spread([], 0.2, 1.0) == []
+
+
+def test_stored_masks_are_pictures_and_expected_ones_flat_shades() -> None:
+    dense = vit()
+    stored = mask_figure.pictured(pruned(dense, 0.5, (64, 64), stored=True))
+    expected = mask_figure.pictured(pruned(dense, 0.5, (64, 64)))
+    assert [operator.name.rpartition(".")[2] for operator in stored] == ["qkv", "proj", "fc1", "fc2"] * 2
+    assert style.to_svg(mask_figure.mask_pictures(stored), "m", "t").count("<image") == 8
+    assert "<image" not in style.to_svg(mask_figure.mask_pictures(expected), "m", "t")
+    assert "Only the density is known" in mask_figure.caption(expected)
+    assert "Only the density is known" not in mask_figure.caption(stored)
+    assert mask_figure.pictured(dense) == []
+
+
+def test_a_huge_mask_is_pooled_to_a_small_picture() -> None:
+    """Elementwise pruning of a 3072 x 768 weight has 2.4 million blocks; the picture shows their density."""
+    dense = vit(1, 768)
+    rows = [
+        operator.replace(mask=BlockMask.full((operator.n, operator.k), (1, 1))) if operator.role == "fc1" else operator
+        for operator in dense.operators
+    ]
+    text = style.to_svg(mask_figure.mask_pictures(mask_figure.pictured(dense.replace(operators=tuple(rows)))), "m", "t")
+    assert len(text) < 20_000
+
+
+def test_a_density_figure_has_a_bar_per_layer_and_a_dash_per_machine() -> None:
+    sparse = variants()[1]
+    cases = [(machine, machine.cases[1]) for machine in MACHINES]
+    text = style.to_svg(figures.kept_density(sparse.trace, cases), "d", "t")
+    assert "edge-like executes 100" in text
+    assert "pe-like executes 26" in text

@@ -161,9 +161,9 @@ def report(
             pruned = dense if name is None else _pruned(dense, name)
             step(f"pricing {label} on {len(plan.cards)} devices")
             variants.append(Variant(label=label, trace=pruned, estimates=tuple(plan.estimates(pruned))))
-        step("drawing")
-        write_report(variants, output)
-    _print_table(estimates_table([one for variant in variants for one in variant.estimates]))
+        write_report(variants, output, progress=step)
+    labels = [variant.label for variant in variants for _ in variant.estimates]
+    _print_table(estimates_table([one for variant in variants for one in variant.estimates], labels=labels))
     _print_line(f"report written to {output}")
 
 
@@ -189,6 +189,111 @@ def export_scalesim(
     _print_line(
         f"{len(FILES)} files written to {output}: {len({line.product for line in lines})} distinct products, {cycles} cycles"
     )
+
+
+@app.command()
+def measure(
+    model: Annotated[str | None, typer.Argument(help="timm model name, or a trace file; its distinct operators are timed")] = None,
+    *,
+    output: Annotated[str, typer.Option("-o", "--output", help="measured.csv; a file that exists is resumed")],
+    grid: Annotated[str | None, typer.Option("--grid", help='products, "m=197,394 k=192 n=192:768:192 batch=1"')] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="time the whole model as well")] = False,
+    batch: Batch = None,
+    dtype: Dtype = None,
+    image_size: ImageSize = None,
+    recipe: RecipeFile = None,
+    attention: Attention = "source",
+    device: Annotated[str | None, typer.Option("--device", help="the card of this machine; rows are kept under its name")] = None,
+    on: Annotated[str | None, typer.Option("--on", help="cpu, cuda or cuda:1 (default: CUDA where there is one)")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="CUDA: graph (replayed) or events (L2 flushed)")] = "graph",
+    seconds: Annotated[float, typer.Option("--seconds", min=0.001, max=60, help="time spent on each operator")] = 0.3,
+    power: Annotated[
+        float, typer.Option("--power", min=0, max=60, help="CUDA: seconds of steady loop for power by NVML, 0: none")
+    ] = 1.0,
+) -> None:
+    """Time operators on the machine at hand: each is kept as soon as it is done, and a rerun goes on where this one stopped."""
+    from hwmodel.backends.cards import load_card
+    from hwmodel.backends.estimates import check_choices
+    from hwmodel.validation.measuring.machines import machine
+    from hwmodel.validation.measuring.session import measure as run
+    from hwmodel.validation.measuring.tasks import tasks_of_grid, tasks_of_trace, whole_model
+
+    _check_output(output, (".csv",))
+    check_choices(attention=attention)
+    card = None if device is None else load_card(device)
+    traced = None if model is None else _traced(model, batch, image_size, dtype, recipe)
+    if traced is None and grid is None:
+        raise HwmodelError("nothing to measure: give a model, a trace file, or --grid")
+    if whole and (traced is None or recipe or traced.model != model):
+        raise HwmodelError("--whole: only an unpruned model given by name can be run as a whole")
+    tasks = [] if traced is None else tasks_of_trace(traced, dtype=dtype, attention_choice=attention)
+    tasks += [] if grid is None else tasks_of_grid(grid, dtype=dtype or "fp32")
+    if whole and traced is not None:
+        tasks.append(whole_model(traced.model, batch=traced.batch, pixels=traced.input_shape[-1], dtype=dtype or "fp32"))
+    for used in sorted({task.dtype for task in tasks}) if card else []:
+        card.check_dtype(used)  # type: ignore[union-attr]
+    with _progress() as step:
+        title = card.name if card else None
+        done = run(tasks, output, machine(on, protocol), title=title, seconds=seconds, power_s=power, progress=step)
+    for reason in done.left_out:
+        sys.stderr.write(f"hwmodel: left out: {reason}\n")
+    counts = f"{done.measured} operators measured, {done.known} known before, {len(done.left_out)} left out"
+    _print_line(f"{counts}; {done.rows} rows in {output}")
+
+
+@app.command()
+def calibrate(
+    measured: Annotated[str, typer.Argument(help="a file that `hwmodel measure` wrote, or one in its layout")],
+    *,
+    device: Annotated[str, typer.Option("--device", help="the card to start from: a name or a file")],
+    output: Annotated[str, typer.Option("-o", "--output", help="the new card, NAME.toml")],
+    fields: Annotated[
+        str | None, typer.Option("--fit", help="FIELD or FIELD.KEY,... (default: what is calibrated or assumed)")
+    ] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="mode the rows were taken in")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="only rows in this number format")] = None,
+    rows_of: Annotated[str | None, typer.Option("--rows-of", help="only rows of this device, where the file has several")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a card's free constants to measured operators and write a new card, with its error on rows that were held out."""
+    from hwmodel.backends.cards import load_card
+    from hwmodel.validation.calibration.calibrate import calibrate as run
+    from hwmodel.validation.calibration.calibrate import check_card_output, name_from, write_card
+
+    check_card_output(output)
+    card = load_card(device)
+    names = [name.strip() for name in (fields or "").split(",") if name.strip()]
+    found = run(measured, card, name=name_from(output, card), mode=mode, fields=names, dtype=dtype, device=rows_of)
+    write_card(found, output)
+    if as_json:
+        _print_json(found.document())
+        return
+    from hwmodel.validation.tables import fields_table, sides_table
+
+    _print_wide(fields_table(found), sides_table(found))
+    _print_line(f"card {found.card.name} written to {output}")
+
+
+@app.command()
+def validate(
+    *,
+    device: Annotated[str | None, typer.Option("--device", help="device names, separated by commas (default: all)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict every measured row that hwmodel ships, next to the naive roofline and to a fitted two-parameter baseline."""
+    from hwmodel.backends.cards import load_card, shipped_cards
+    from hwmodel.validation.comparison import compare
+
+    names = [name.strip() for name in (device or "").split(",") if name.strip()]
+    found = compare([load_card(name) for name in names] if names else list(shipped_cards().values()))
+    if as_json:
+        _print_json(found.document())
+        return
+    from hwmodel.validation.tables import groups_table, left_out_table, scores_table
+
+    _print_wide(groups_table(found), scores_table(found), left_out_table(found))
+    if not (found.groups or found.scores or found.left_out):
+        _print_line(f"no measured rows are shipped for {device}")
 
 
 class _Plan:
@@ -349,6 +454,16 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+def _print_wide(*tables: Any) -> None:
+    """Tables of many columns: as wide as they need to be where nobody watches, and where the terminal is wide enough."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        if table.row_count:
+            (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _print_line(text: str) -> None:

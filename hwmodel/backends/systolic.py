@@ -37,32 +37,36 @@ import numpy as np
 import numpy.typing as npt
 
 from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload
-from hwmodel.backends.tpu import ispass2020, programs, silicon
-from hwmodel.backends.tpu.energy import joules
+from hwmodel.backends.tpu import cores, ispass2020, paper_fit, programs, silicon
+from hwmodel.backends.tpu.energy import Joules, joules
 from hwmodel.backends.tpu.parameters import TpuParameters
 
 Dataflow = Literal["ws", "os", "is"]
 Rule = Literal["scale-sim", "ispass-2020"]
+Counting = Literal["scale-sim", "corrected"]
 Array = npt.NDArray[Any]
 
 NOT_MODELLED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("rowwise", "elementwise", "movement", "reduction"), "SCALE-Sim models matrix products only")
 )
 
+_ONE_ARRAY = frozenset({"systolic", "scale-sim", "paper-fit"})
+
 
 def folds(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> Array:
     """Tiles of the operand that stays in the array, edge tiles counted whole."""
-    if np.any(np.asarray(rows) < 1) or np.any(np.asarray(cols) < 1):
+    if not (_positive(rows) and _positive(cols)):
         raise ValueError(f"an array needs at least one row and one column, got {rows} x {cols}")
     side, other = {"ws": (k, n), "is": (k, m), "os": (m, n)}[_checked(dataflow)]
-    tiles: Array = _ceil_divide(side, rows) * _ceil_divide(other, cols)
-    return np.where(_has_work(m, k, n), tiles, 0)
+    tiles: Array = _ceil_divide(side, rows) * _ceil_divide(other, cols) * (_streamed(m, k, n, dataflow) > 0)
+    return tiles
 
 
 def cycles_per_fold(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> Array:
     """Cycles from the first weight (or operand) shifted in to the last output shifted out."""
-    load = 0 if _checked(dataflow) == "os" else np.asarray(rows)
-    cycles: Array = np.asarray(load + np.asarray(rows) + cols + _streamed(m, k, n, dataflow) - 2)
+    rows = _plain(rows)
+    overhead = rows + _plain(cols) - 2 if _checked(dataflow) == "os" else 2 * rows + _plain(cols) - 2
+    cycles: Array = overhead + _streamed(m, k, n, dataflow)
     return cycles
 
 
@@ -150,27 +154,32 @@ class AccessCounts(NamedTuple):
     ofmap_dram_writes: Array
 
 
-def access_counts(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str) -> AccessCounts:
+def access_counts(*, m: Any, k: Any, n: Any, rows: Any, cols: Any, dataflow: str, counting: Counting = "scale-sim") -> AccessCounts:
     """SRAM and DRAM accesses of one dense product. Inputs are called ifmap, weights filter, outputs ofmap.
 
     Notes
     -----
-    The counting is the tool's own: partial sums of every fold of ``k`` are written, to DRAM too, and never read back;
-    ``os`` writes ``rows + cols`` words too many per fold in SRAM (its issue 166). DRAM reads hold while each
-    operand fits half of its SRAM. Source: SCALE-Sim 3.0.0, 150 random cases without a difference.
+    ``counting="scale-sim"`` is the tool's own: partial sums of every fold of ``k`` are written, to DRAM too, and never read
+    back; ``os`` writes ``rows + cols`` words too many per fold in SRAM (its issue 166). ``"corrected"`` sends only results
+    to DRAM and drops those words. DRAM reads hold while each operand fits half of its SRAM. Source: SCALE-Sim 3.0.0,
+    150 random cases without a difference.
     """
+    if counting not in get_args(Counting):
+        raise ValueError(f"counting must be 'scale-sim' or 'corrected', got {counting!r}")
     m, k, n = np.broadcast_arrays(m, k, n)
     tiles = folds(m=m, k=k, n=n, rows=rows, cols=cols, dataflow=dataflow)
     row_folds, col_folds = _ceil_divide(k, rows), _ceil_divide(n, cols)
+    tools = counting == "scale-sim"
     if dataflow == "ws":
         sram = (m * k * col_folds, k * n, m * n * row_folds)
     elif dataflow == "is":
         sram = (m * k, k * n * _ceil_divide(m, cols), m * n * row_folds)
     else:
-        sram = (m * k * col_folds, k * n * _ceil_divide(m, rows), m * n + tiles * (np.asarray(rows) + cols))
-    partial_sums = m * n * (1 if dataflow == "os" else row_folds)
+        extra = tiles * (np.asarray(rows) + cols) if tools else 0
+        sram = (m * k * col_folds, k * n * _ceil_divide(m, rows), m * n + extra)
+    results = m * n * (row_folds if tools and dataflow != "os" else 1)
     work = _has_work(m, k, n)
-    return AccessCounts(*(np.where(work, count, 0) for count in (*sram, m * k, k * n, partial_sums)))
+    return AccessCounts(*(np.where(work, count, 0) for count in (*sram, m * k, k * n, results)))
 
 
 def _first_version(rule: str, occupied_tiles: Any, **shape: Any) -> Array:
@@ -203,8 +212,17 @@ def _streamed(m: Any, k: Any, n: Any, dataflow: str) -> Array:
     return np.asarray({"ws": m, "is": n, "os": k}[_checked(dataflow)])
 
 
+def _plain(value: Any) -> Any:
+    """Plain numbers as they are, which is several times faster than arrays of one; the rest as arrays."""
+    return value if isinstance(value, int | float) else np.asarray(value)
+
+
+def _positive(count: Any) -> bool:
+    return count >= 1 if isinstance(count, int | float) else bool(np.all(np.asarray(count) >= 1))
+
+
 def _ceil_divide(count: Any, unit: Any) -> Array:
-    divided: Array = -(-np.asarray(count) // np.asarray(unit))
+    divided: Array = -(-np.asarray(count) // _plain(unit))
     return divided
 
 
@@ -229,38 +247,56 @@ class Tpu:
     ``device+host`` : the same with the dispatch that a clock on the host sees, once per compiled program
     ``systolic`` : one array, closed form, equal to SCALE-Sim; vector operators are outside that model and cost nothing
     ``scale-sim`` : the cycles of ``systolic`` from the SCALE-Sim package itself, results kept on disk
+    ``paper-fit`` : a curve through LSP Table 6, not a machine (:mod:`hwmodel.backends.tpu.paper_fit`)
 
     A weight tile is skipped only where every block in it is pruned; attention is never fused.
     """
 
     name: ClassVar[str] = "tpu"
-    modes: ClassVar[tuple[str, ...]] = ("device", "device+host", "systolic", "scale-sim")
+    modes: ClassVar[tuple[str, ...]] = ("device", "device+host", "systolic", "scale-sim", "paper-fit")
     parameters: ClassVar[type[TpuParameters]] = TpuParameters
 
     def kinds(self, mode: str) -> frozenset[str]:
         """Families modelled in ``mode``."""
+        if mode == "paper-fit":
+            return frozenset({"product"})
         products = frozenset({"product", "attention"})
-        return products if mode in {"systolic", "scale-sim"} else products | NOT_MODELLED.keys()
+        return products if mode in _ONE_ARRAY else products | NOT_MODELLED.keys()
 
     def free(self, mode: str) -> Mapping[str, str]:
         """Families that cost nothing in ``mode``, each with the reason."""
-        return NOT_MODELLED if mode in {"systolic", "scale-sim"} else {}
+        if mode == "paper-fit":
+            return dict.fromkeys(("attention", "conv", *NOT_MODELLED), paper_fit.REASON)
+        return NOT_MODELLED if mode in _ONE_ARRAY else {}
 
     def cost(self, workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
         """Cost of every operator."""
-        if options.mode in {"systolic", "scale-sim"}:
-            return array_costs(workload, parameters, options)
-        return device_costs(workload, parameters, options)
+        return _costs(workload, parameters, options)[0]
 
 
-def array_costs(workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
-    """Costs on one array without memory: mode ``systolic``, or ``scale-sim`` with the package's own cycles.
+def energy_by_unit(workload: Workload, parameters: TpuParameters, options: Options) -> Joules:
+    """Joules of each operator split into systolic arrays, vector unit, on-chip memory, HBM and static power.
+
+    The rows of :class:`Costs` hold the first two as one cause, ``compute_j``.
+    """
+    return _costs(workload, parameters, options)[1]
+
+
+def _costs(workload: Workload, parameters: TpuParameters, options: Options) -> tuple[Costs, Joules]:
+    price = array_costs if options.mode in _ONE_ARRAY else device_costs
+    return price(workload, parameters, options)
+
+
+def array_costs(workload: Workload, parameters: TpuParameters, options: Options) -> tuple[Costs, Joules]:
+    """Costs on one array without memory: mode ``systolic``, ``scale-sim`` with the package's own cycles, or ``paper-fit``.
 
     Batched products are layers of their own, as in SCALE-Sim. Under ``os`` and ``is`` a mask is charged in full.
     Energy takes SCALE-Sim's access counts (partial sums to DRAM included) times the card's energy per byte.
     """
     p = parameters
     parts = (silicon.first_products(workload, p), silicon.second_products(workload, p))
+    if options.mode == "paper-fit":
+        parts = (paper_fit.only_covered(parts[0], workload), paper_fit.only_covered(parts[1], workload))
     cycles, macs, onchip, dram = (
         sum(column) for column in zip(*(_array_work(part, p, options.mode) for part in parts), strict=True)
     )
@@ -270,33 +306,37 @@ def array_costs(workload: Workload, parameters: TpuParameters, options: Options)
         parameters=p, scope=options.scope,
     )  # fmt: skip
     busy = latency_s > 0
-    return Costs(
+    kernel = "curve" if options.mode == "paper-fit" else f"systolic-{p.dataflow}"
+    costs = Costs(
         cycles=cycles, latency_s=latency_s, compute_j=energy.compute, onchip_j=energy.onchip, offchip_j=energy.offchip,
         static_j=energy.static, dram_bytes=dram, executed_macs=macs, bound=np.where(busy, "compute", "none"),
-        kernel=np.where(busy, f"systolic-{p.dataflow}", "none"), fused_into=np.arange(len(workload), dtype=np.int64),
+        kernel=np.where(busy, kernel, "none"), fused_into=np.arange(len(workload), dtype=np.int64),
     )  # fmt: skip
+    return costs, energy
 
 
 def _array_work(products: silicon.Products, parameters: TpuParameters, mode: str) -> tuple[FloatArray, ...]:
     """Cycles, MACs performed, SRAM bytes and DRAM bytes of products on one array."""
     p, w = parameters, products
+    dataflow = "ws" if mode == "paper-fit" else p.dataflow
     shape: dict[str, Any] = {
-        "m": w.m, "k": w.k, "n": w.n, "rows": p.array_rows, "cols": p.array_cols, "dataflow": p.dataflow,
+        "m": w.m, "k": w.k, "n": w.n, "rows": p.array_rows, "cols": p.array_cols, "dataflow": dataflow,
     }  # fmt: skip
-    skips = p.dataflow == "ws"
+    skips = dataflow == "ws"
     tiles = np.where(_has_work(w.m, w.k, w.n), w.tiles, 0.0) if skips else folds(**shape)
-    layer = (
-        _package_cycles(shape, w, tiles)
-        if mode == "scale-sim"
-        else compute_cycles(**shape, occupied_tiles=tiles if skips else None)
-    )
+    if mode == "scale-sim":
+        layer = _package_cycles(shape, w, tiles)
+    elif mode == "paper-fit":
+        layer = paper_fit.cycles(w, tiles, cycles_per_fold(**shape))
+    else:
+        layer = compute_cycles(**shape, occupied_tiles=tiles if skips else None)
     words = access_counts(**shape)
     used, share = w.batch * (tiles > 0), w.share if skips else 1.0
     onchip = share * ((words.ifmap_sram_reads + words.ofmap_sram_writes) * w.left_bytes + words.filter_sram_reads * w.right_bytes)
     dram = words.ifmap_dram_reads * w.left_bytes + share * (
         words.filter_dram_reads * w.right_bytes + words.ofmap_dram_writes * w.left_bytes
     )
-    streamed = np.asarray(_streamed(w.m, w.k, w.n, p.dataflow), dtype=np.float64)
+    streamed = np.asarray(_streamed(w.m, w.k, w.n, dataflow), dtype=np.float64)
     macs = np.asarray(w.batch * tiles * p.array_rows * p.array_cols, dtype=np.float64) * streamed
     return w.batch * layer, macs, used * onchip, used * dram
 
@@ -308,10 +348,35 @@ def _package_cycles(shape: dict[str, Any], products: silicon.Products, tiles: Ar
     return scale_sim.layer_cycles(**shape, used=products.batch > 0, tiles=tiles)
 
 
-def device_costs(workload: Workload, parameters: TpuParameters, options: Options) -> Costs:
-    """Costs on one core of the real machine: modes ``device`` and ``device+host``."""
+def device_costs(workload: Workload, parameters: TpuParameters, options: Options) -> tuple[Costs, Joules]:
+    """Costs on the cores of the real machine: modes ``device`` and ``device+host``.
+
+    The core with the most images decides the time of every row; events of all cores are added up, static power is the
+    chip's. The host dispatches to all cores at once.
+    """
     p = parameters
-    leaders = programs.kernel_leaders(workload)
+    leaders = programs.kernel_leaders(workload, p.lowering)
+    parts = [(count, cores.part(workload, images)) for images, count in cores.shares(workload.trace.batch, p)]
+    ran = [(count, part, *_core_work(part, leaders, p)) for count, part in parts]
+    _, longest, first, device_s = ran[0]
+    work = silicon.total([(count, work) for count, _, work, _ in ran])
+    gap_s = programs.host_gap_s(device_s, longest, p) if options.mode == "device+host" else np.zeros_like(device_s)
+    latency_s = device_s + gap_s
+    energy = joules(
+        latency_s=latency_s, macs=work.macs, vector_ops=work.vector_ops, onchip_bytes=work.vmem_bytes,
+        dram_bytes=work.dram_bytes, parameters=p, scope=options.scope,
+    )  # fmt: skip
+    costs = Costs(
+        cycles=latency_s * p.clock_hz, latency_s=latency_s, gap_s=gap_s, compute_j=energy.compute, onchip_j=energy.onchip,
+        offchip_j=energy.offchip, static_j=energy.static, dram_bytes=work.dram_bytes, executed_macs=work.macs,
+        bound=programs.bound_by(first, device_s, gap_s), kernel=_kernels(workload, first, leaders), fused_into=leaders,
+    )  # fmt: skip
+    return costs, energy
+
+
+def _core_work(workload: Workload, leaders: npt.NDArray[np.int64], parameters: TpuParameters) -> tuple[silicon.Work, FloatArray]:
+    """What one core does for each kernel, and the seconds it takes."""
+    p = parameters
     rows = np.arange(len(workload), dtype=np.int64)
     parts = (
         silicon.product_work(silicon.first_products(workload, p), p),
@@ -321,18 +386,7 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     work = programs.merged(parts, leaders)
     in_turn = sum(programs.kernel_s(part) for part in parts)
     device_s = np.where(workload.family == "attention", in_turn, programs.kernel_s(work))
-    device_s = device_s + programs.exposed_s(work, workload, p)
-    gap_s = programs.host_gap_s(device_s, workload, p) if options.mode == "device+host" else np.zeros_like(device_s)
-    latency_s = device_s + gap_s
-    energy = joules(
-        latency_s=latency_s, macs=work.macs, vector_ops=work.vector_ops, onchip_bytes=work.vmem_bytes,
-        dram_bytes=work.dram_bytes, parameters=p, scope=options.scope,
-    )  # fmt: skip
-    return Costs(
-        cycles=latency_s * p.clock_hz, latency_s=latency_s, gap_s=gap_s, compute_j=energy.compute, onchip_j=energy.onchip,
-        offchip_j=energy.offchip, static_j=energy.static, dram_bytes=work.dram_bytes, executed_macs=work.macs,
-        bound=programs.bound_by(work, device_s, gap_s), kernel=_kernels(workload, work, leaders), fused_into=leaders,
-    )  # fmt: skip
+    return work, device_s + programs.exposed_s(work, workload, p)
 
 
 def _kernels(workload: Workload, work: silicon.Work, leaders: npt.NDArray[np.int64]) -> TextArray:

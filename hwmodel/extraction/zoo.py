@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 Sides = tuple[int, int]
 
 
-def build(name: str, sides: Sides | None = None) -> nn.Module:
+def build(name: str, sides: Sides | None = None, *, device: str = "meta") -> nn.Module:
     """A timm model in eval mode on the meta device: shapes only, no memory for weights.
 
     Parameters
     ----------
     name : name of the architecture, with or without a tag of pretrained weights
     sides : (height, width) of the images in pixels; the model's own where None
+    device : another one makes real weights, with random values
 
     Raises
     ------
@@ -34,13 +35,13 @@ def build(name: str, sides: Sides | None = None) -> nn.Module:
     if not timm.is_model(name):
         raise UnknownNameError("model", name, timm.list_models())
     if sides is None:
-        return _create(name)
+        return _create(name, device)
     try:
-        return _create(name, img_size=sides)
+        return _create(name, device, img_size=sides)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return _create(name)
+        return _create(name, device)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise HwmodelError(_misfit(name, sides, _create(name))) from error
 
@@ -52,10 +53,10 @@ def _timm() -> Any:
     return timm
 
 
-def _create(name: str, **options: Any) -> nn.Module:
+def _create(name: str, device: str = "meta", **options: Any) -> nn.Module:
     import torch
 
-    with torch.device("meta"):
+    with torch.device(device):
         model: nn.Module = _timm().create_model(name, pretrained=False, **options)
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from operator import index
 
@@ -35,6 +36,7 @@ class Operator:
     parameter : the right operand is a parameter (a weight), so it is the same for the whole batch
     constant : input-independent; a deployed model computes it once
     mask : kept blocks of the weight, None where dense
+    sparsity : pattern "N:M" of a weight that keeps N of every M neighbours along ``k`` ("2:4"), None where it has none
     attention_group : operators that spell out one attention share this name
     fused_in_source : the source calls PyTorch's scaled-dot-product attention here
     causal : queries see earlier keys only (``attention``)
@@ -63,6 +65,7 @@ class Operator:
     fused_in_source: bool = False
     causal: bool = False
     dense_macs: int | None = None
+    sparsity: str | None = None
 
     def __post_init__(self) -> None:
         for field in _COUNTS:
@@ -72,6 +75,8 @@ class Operator:
                 check_dtype(dtype)
         if self.mask is not None and self.mask.shape != (self.n, self.k):
             raise ValueError(f"{self.name}: mask is for a weight of {self.mask.shape}, the operator has {(self.n, self.k)}")
+        if self.sparsity is not None:
+            _check_pattern(self)
 
     @property
     def family(self) -> Family:
@@ -99,8 +104,16 @@ class Operator:
     def kept_macs(self) -> float:
         """MACs that involve a kept weight, at the present shape."""
         if self.mask is None:
-            return float(self.shape_macs)
+            return self.shape_macs * self.kept_share
         return self.batch * self.m * self.mask.kept_weights
+
+    @property
+    def kept_share(self) -> float:
+        """Part of the weights that the pattern ``sparsity`` keeps: 0.5 for "2:4", 1 without a pattern."""
+        if self.sparsity is None:
+            return 1.0
+        kept, _, group = self.sparsity.partition(":")
+        return int(kept) / int(group)
 
     @property
     def weight_bytes(self) -> float:
@@ -120,6 +133,15 @@ class Operator:
     def replace(self, **changes: object) -> Operator:
         """A copy with some fields changed, checked again."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _check_pattern(operator: Operator) -> None:
+    """Raise ValueError unless ``sparsity`` reads N:M with N < M, on the weight of a product without a block mask."""
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", operator.sparsity or "")
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f'{operator.name}: sparsity must read N:M with N < M, such as "2:4", got {operator.sparsity!r}')
+    if operator.family != "product" or not operator.parameter or operator.mask is not None:
+        raise ValueError(f"{operator.name}: sparsity is for the weight of a product without a block mask")
 
 
 def _count(name: str, field: str, value: int) -> int:

@@ -464,7 +464,7 @@ def _work_bar(axes: Axes, height: float, machine: Machine, case: Case, factor: f
 
 @themed
 def kept_density(trace: Trace, cases: Sequence[tuple[Machine, Case]]) -> Figure:
-    """Kept weights of each layer in execution order (the LSP paper's Figure 3); ticks: what each machine executes."""
+    """Kept weights of each layer in execution order (the LSP paper's Figure 3); marks: what each machine executes."""
     operators = layers(trace)
     figure = new_figure(2.9)
     axes = figure.subplots()
@@ -474,9 +474,11 @@ def kept_density(trace: Trace, cases: Sequence[tuple[Machine, Case]]) -> Figure:
         axes.bar(mine, [100 * kept_weights(operators[place]) for place in mine], 0.72, color=colour(role_token(role)))
     names = [operator.name for operator in operators]
     shares = [100 * np.array(executed_share(case, machine.reference(case), names)) for machine, case in cases]
-    for (machine, _), share in zip(cases, shares, strict=True):
-        tone = colour(device_token(machine.index))
-        axes.plot(places, share, linestyle="none", marker="_", markersize=7, markeredgewidth=1.6, color=tone)
+    for order, ((machine, _), share) in enumerate(zip(cases, shares, strict=True)):
+        tone, beside = colour(device_token(machine.index)), 0.8 * ((order + 0.5) / len(cases) - 0.5)
+        axes.plot(
+            places + beside, share, linestyle="none", marker="_", markersize=max(2.0, 8 / len(cases)), markeredgewidth=2, color=tone
+        )
     axes.set_ylim(0, 104)
     axes.set_ylabel("share of the dense layer (%)")
     axes.set_xlim(-0.8, len(operators) - 0.2)
@@ -488,7 +490,7 @@ def kept_density(trace: Trace, cases: Sequence[tuple[Machine, Case]]) -> Figure:
 
 
 def _executed_labels(axes: Axes, machines: Sequence[Machine], medians: Sequence[float]) -> None:
-    """Names of the machines' dashes at the right, at the height of the median layer."""
+    """Names of the machines' marks at the right, at the height of the median layer."""
     heights = [-place for place in spread([-median for median in medians], 9.0, 0.0)]
     for machine, median, height in zip(machines, medians, heights, strict=True):
         axes.annotate(

@@ -202,7 +202,7 @@ _ROOFLINE_CAPTION = (
     "and the bandwidth of its off-chip memory."
 )
 _DENSITY_CAPTION = (
-    "Bars: kept weights of each layer. Dashes: MACs that each machine executes of the dense layer's; above the bar, work that is "
+    "Bars: kept weights of each layer. Marks: MACs that each machine executes of the dense layer's; above the bar, work that is "
     "pruned and done all the same."
 )
 

@@ -19,18 +19,29 @@ import numpy.typing as npt
 from hwmodel.backends.cards import Card, Score, load_card
 from hwmodel.backends.estimates import Estimate, estimate
 from hwmodel.content import content_folder
-from hwmodel.extraction.models import trace as extract
 from hwmodel.extraction.pruning import prune
 from hwmodel.files import write_file
 from hwmodel.ir.trace import Trace
+from hwmodel.validation.gpu_pairs import (
+    BURST,
+    Keep,
+    block_sparse_vit_huge,
+    decode,
+    faster_transformer,
+    in_vit_range,
+    kernels,
+    named,
+    product_range,
+    table7_dense,
+    timm,
+    traced,
+)
 from hwmodel.validation.measured import MeasuredRow, operator_of, read_measured
 
 FloatArray = npt.NDArray[np.float64]
 Quantity = Literal["latency", "power"]
 Pairs = list[tuple[float, float]]
 """(predicted, measured) in SI units."""
-
-_FASTER_TRANSFORMER = {"ViT-B_16": "vit_base_patch16_{}", "ViT-L_16": "vit_large_patch16_{}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +107,6 @@ def _operator_latency(line: Line) -> Pairs:
     return [(_alone(line, row).latency_s, row.value) for row in line.rows("measured.csv", "latency", "kernel_time")]
 
 
-def _sweep(line: Line) -> Pairs:
-    """Products of 32 tokens and more; libraries switch to kernels of another kind below."""
-    rows = [row for row in line.rows("measured.csv", "latency") if operator_of(row).m >= 32]
-    return [(_alone(line, row).latency_s, row.value) for row in rows]
-
-
-def _few_tokens(line: Line) -> Pairs:
-    rows = [row for row in line.rows("measured.csv", "latency") if operator_of(row).m < 32]
-    return [(_alone(line, row).latency_s, row.value) for row in rows]
-
-
 def _operator_power(line: Line) -> Pairs:
     return [(_alone(line, row).average_power_w, row.value) for row in line.rows("measured.csv", "gpu_avg_power")]
 
@@ -116,45 +116,92 @@ def _one_core(line: Line) -> Pairs:
     return [(_alone(line, row).latency_s, row.value) for row in rows]
 
 
-_traced = cache(extract)
-
-
-def _vit_engines(line: Line) -> Pairs:
-    """FasterTransformer's C++ rows at batch 8 to 32; its attention was not fused at that release."""
-    rows = [row for row in line.rows("vit_engines.csv", "latency") if row.framework == "FasterTransformer C++" and row.batch >= 8]
-    pairs = []
-    for row in rows:
-        traced = _traced(_FASTER_TRANSFORMER[row.model_or_op].format(row.shape), batch=row.batch)
-        found = estimate(traced, device=_card(line.card), mode=line.mode, dtype=row.dtype, attention="math")
-        pairs.append((found.latency_s, row.value))
-    return pairs
-
-
 def _pruned_rows_of_table5(line: Line) -> Pairs:
     with (line.folder / "lsp_table5.csv").open(encoding="utf-8", newline="") as lines:
         printed = [row for row in csv.DictReader(lines) if row["recipe"]]
-    traces = [prune(_traced(row["model"]), row["recipe"]) for row in printed]
+    traces = [prune(traced(row["model"]), row["recipe"]) for row in printed]
     found = [estimate(trace, device=_card(line.card), mode=line.mode).latency_s for trace in traces]
     return [(latency_s, float(row["time_ms"]) * 1e-3) for latency_s, row in zip(found, printed, strict=True)]
 
 
 _ENGINES = "FasterTransformer C++ ViT-B/L, batch 8 to 32, unfused attention (vit_engines.csv)"
 _STREAMS = "FlagPerf streaming operators (measured.csv)"
-_TOKENS = "aiconfigurator token sweep, {} 32 tokens (measured.csv)"
+_TOKENS = "aiconfigurator token sweep, {} tokens, full clock"
+_ROWS = ("rmsnorm", "layernorm", "gelu", "silu_mul", "residual_add")
+
+
+def _kernel(card: str, dtype: str, against: str, keep: Keep, *, file: str = "measured.csv", dispatch: bool = False,
+            **overrides: object) -> Line:
+    pairs = kernels(keep, file=file, dispatch=dispatch, **overrides)
+    return Line(card=card, mode="kernel", dtypes=(dtype,), against=f"{against} ({file})", pairs=pairs)
+
+
+def _fp32(against: str, *kinds: str) -> Line:
+    return _kernel("a100-40gb-pcie", "fp32", f"NeuSight {against}, host dispatch added", named(*kinds), dispatch=True)
+
+
+def _attention(card: str, library: str, kernel: str, kind: str) -> Line:
+    keep = named(kind, framework=library)
+    return _kernel(card, "bf16", f"aiconfigurator {kind}, {library} ({kernel}), full clock", keep, attention_kernel=kernel, **BURST)
+
+
+_A100 = (
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, ViT range, other models", in_vit_range),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 33 tokens and more, other models", product_range(33)),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 1 to 32 tokens, other models", product_range(1, 32)),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur row-wise and elementwise, other models", named(*_ROWS)),
+    _fp32("linear", "linear"), _fp32("bmm", "bmm"), _fp32("layernorm", "layernorm"), _fp32("softmax", "softmax"),
+    _fp32("elementwise", "add", "mul", "gelu", "relu"),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("192 and more"), product_range(192), **BURST),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("17 to 191"), product_range(17, 191), **BURST),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("1 to 16"), product_range(1, 16), **BURST),
+    _kernel("a100-80gb-sxm", "bf16", "LLMCompass products, n above 1000, host-timed, full clock",
+            lambda row, one: row.model_or_op == "matmul" and one.n > 1000, file="eager_ops.csv", **BURST),
+    _attention("a100-80gb-sxm", "SGLang", "fa2-sglang", "attention_causal"),
+    _attention("a100-80gb-sxm", "vLLM", "fa2", "attention_causal"),
+    _attention("a100-80gb-sxm", "TensorRT-LLM", "trtllm", "attention_causal"),
+    Line(card="a100-80gb-sxm", mode="compiled", dtypes=("bf16",), band=True, pairs=block_sparse_vit_huge,
+         against="torchao whole ViT-H/14: dense, 2:4 and block-sparse MLPs (block_sparse_vit_h.csv)"),
+    Line(card="a100-40gb-sxm", mode="eager", dtypes=("fp32",), pairs=table7_dense,
+         against="LSP Table 7, whole dense DeiT-B and DeiT-S (lsp_table7.csv)"),
+)  # fmt: skip
+
+_OTHERS = (
+    _kernel("a40", "fp16", "Vidur products, ViT range, constants of A100", in_vit_range),
+    _kernel("a40", "fp16", "Vidur products, 33 tokens and more, constants of A100", product_range(33)),
+    _kernel("a40", "fp16", "Vidur products, 1 to 32 tokens, constants of A100", product_range(1, 32)),
+    _kernel("a40", "fp16", "Vidur row-wise and elementwise, constants of A100", named("rmsnorm", "layernorm", "gelu", "silu_mul")),
+    _attention("l40s", "vLLM", "fa2", "attention_bidirectional"),
+    _attention("l40s", "TensorRT-LLM", "trtllm-encoder", "attention_bidirectional"),
+    _kernel("rtx-3090", "fp16", "VENOM dense products, constants of A100", named("gemm dense"), file="sparse_gemm.csv"),
+    _kernel("rtx-3090", "fp16", "VENOM 2:4 products of BERT", named("spmm 2:4 cuSPARSELt"), file="sparse_gemm.csv"),
+    *(Line(card=card, mode=mode, dtypes=("amp-fp16",), against=f"timm whole ViTs, {framework} (vit_throughput.csv)", band=True,
+           pairs=timm(framework))
+      for card, mode, framework in (("rtx-3090", "eager", "timm eager"), ("rtx-4090", "eager", "timm eager"),
+                                    ("rtx-4090", "compiled", "timm torch.compile"))),
+    *(Line(card="t4", mode=mode, dtypes=(dtype,), against=_ENGINES, band=True, pairs=faster_transformer)
+      for mode in ("compiled", "engine") for dtype in ("fp16", "int8", "fp32")),
+    Line(card="agx-orin-devkit", mode="engine", dtypes=("fp16", "int8 weight-only", "int4 weight-only"), pairs=decode("latency"),
+         against="Llama decode, TensorRT-LLM (decode.csv)"),
+    Line(card="agx-orin-devkit", mode="engine", dtypes=("fp16", "int8 weight-only", "int4 weight-only"), quantity="power",
+         against="Llama decode, TensorRT-LLM, four rails (decode.csv)", pairs=decode("power")),
+    *(Line(card="agx-orin-64gb", mode="kernel+50w", dtypes=(dtype,), against="branes-ai products above 2 ms, unlocked clocks (measured.csv)",
+           pairs=kernels(lambda row, one: row.value > 2e-3))
+      for dtype in ("fp16", "fp32")),
+)  # fmt: skip
+
 LINES: tuple[Line, ...] = (
     Line(card="vita", mode="paper", dtypes=("int8", "fp16", "bf16", "fp32"), against="LSP Table 5, pruned rows", band=True,
          pairs=_pruned_rows_of_table5),
     Line(card="tpu-v3", mode="device+host", dtypes=("bf16", "fp32"), against="LLMCompass operators, one core (measured.csv)",
          pairs=_one_core),
-    *(Line(card="a100-40gb-sxm", mode=mode, dtypes=(dtype,), against=_ENGINES, band=True, pairs=_vit_engines)
+    *(Line(card="a100-40gb-sxm", mode=mode, dtypes=(dtype,), against=_ENGINES, band=True, pairs=faster_transformer)
       for mode in ("compiled", "engine") for dtype in ("fp16", "int8", "fp32")),
     Line(card="a100-40gb-sxm", mode="kernel", dtypes=("fp32", "fp16", "bf16"), against=_STREAMS, pairs=_operator_latency),
     Line(card="a100-40gb-sxm", mode="kernel", dtypes=("fp32", "fp16", "bf16"), against=_STREAMS, quantity="power",
          pairs=_operator_power),
-    Line(card="a100-80gb-sxm", mode="kernel", dtypes=("bf16",), against=_TOKENS.format("from"),
-         pairs=_sweep),
-    Line(card="a100-80gb-sxm", mode="kernel", dtypes=("bf16",), against=_TOKENS.format("under"),
-         pairs=_few_tokens),
+    *_A100,
+    *_OTHERS,
 )  # fmt: skip
 """Every line of the scoreboard, in the order it is shown."""
 

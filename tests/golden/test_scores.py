@@ -1,4 +1,7 @@
-"""The published errors are recomputed: a ``scores.toml`` that no longer holds fails here (`python analysis/scoreboard.py` rewrites it)."""
+"""The published errors are recomputed: a ``scores.toml`` that no longer holds fails here.
+
+``python analysis/scoreboard.py`` rewrites them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hwmodel.validation.scoreboard import LINES, Line
 
 def _marked(line: Line) -> object:
     name = f"{line.card}-{line.mode}-{'-'.join(line.dtypes)}-{line.quantity}-{line.against.split()[0]}"
-    slow = "vit_engines" in line.against
+    slow = any(word in line.against for word in ("vit_engines", "whole"))
     return pytest.param(line, id=name, marks=[pytest.mark.slow] if slow else [])
 
 

@@ -82,7 +82,7 @@ def test_a_card_is_found_by_name_alias_and_path(read, document, tmp_path: Path, 
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="unknown device 'vitta': did you mean 'vita'"):
         load_card("vitta")
-    with pytest.raises(UnknownNameError, match=r"unknown device 'zzz': expected one of .*vita"):
+    with pytest.raises(UnknownNameError, match=r"unknown device 'zzz': expected one of a100-\S+, .*, and \d+ more"):
         load_card("zzz")
     with pytest.raises(CardError, match=r"none/card\.toml: cannot be read \(No such file or directory\)"):
         load_card("none/card.toml")

@@ -208,6 +208,10 @@ def test_recipes_that_do_not_fit(run: Run, folder: Path, recipe: str, told: list
     assert [text for text in told if text not in line] == []
 
 
+def test_a_line_break_in_a_name_does_not_break_the_line(run: Run, folder: Path) -> None:
+    assert "two lines.json: cannot be read" in refused(run, folder, "estimate", "two\nlines.json", "--device", "vita")
+
+
 def test_a_recipe_file_that_is_missing(run: Run, folder: Path) -> None:
     assert "none.toml: no such file" in refused(run, folder, *ESTIMATE, "--recipe", "none.toml")
 
@@ -321,7 +325,12 @@ def test_wrong_input_is_told_before_long_work(run: Run, folder: Path, monkeypatc
     monkeypatch.setattr(models, "trace", never)
     refused(run, folder, "trace", MODEL, "-o", "none/out.json")
     refused(run, folder, "report", MODEL, "--device", "vita", "-o", "none/out.html")
-    for wrong in (("--device", "vitta"), ("--device", "vita", "--mode", "ful"), ("--device", "vita", "--set", "clock_hz=-1")):
+    for wrong in (
+        ("--device", "vita", "--scope", "wall"),
+        ("--device", "vitta"),
+        ("--device", "vita", "--mode", "ful"),
+        ("--device", "vita", "--set", "clock_hz=-1"),
+    ):
         refused(run, folder, "estimate", MODEL, *wrong)
 
 
@@ -373,7 +382,8 @@ def test_choices_reach_the_estimate(run: Run, folder: Path, trace: hw.Trace) -> 
 def test_a_setting_for_one_device_leaves_the_others(run: Run, folder: Path) -> None:
     """Even where the other card says the same."""
     own = ("--set", "card.toml:clock_hz=2e9", "--mode", "card.toml=paper")
-    first, second = json.loads(run("estimate", "trace.json", "--device", "vita,card.toml", *own, "--json").out)
+    Path("twin.toml").write_text(VITA, encoding="utf-8")
+    first, second = json.loads(run("estimate", "trace.json", "--device", "twin.toml,card.toml", *own, "--json").out)
     assert (first["mode"], second["mode"]) == ("full", "paper")
     assert first["latency_s"] == json.loads(run(*ESTIMATE, "--json").out)[0]["latency_s"]
     assert second["latency_s"] == second["cycles"] / 2e9

@@ -353,6 +353,7 @@ def test_torch_encoder_layers(frozen: bool) -> None:
         "layers.1.linear1": ("fc1", 1),
         "layers.1.linear2": ("fc2", 1),
     }
+    assert trace["layers.1.self_attn.softmax"].attention_group == "layers.1.self_attn"
 
 
 def test_torch_attention_alone() -> None:

@@ -36,6 +36,14 @@ def test_a_figure_is_well_formed_svg_without_outside_content(draw: object) -> No
     assert all(ident.startswith("name-") for ident in re.findall(r' id="([^"]*)"', text))
 
 
+def test_coordinates_are_rounded_and_ids_numbered() -> None:
+    """The layout solver's last bits differ from run to run; neither may reach the page, nor hashes made from them."""
+    text = style.to_svg(figures.rooflines(MACHINES), "name", "title")
+    assert not re.findall(r"<[^>]*\d\.\d{4,}[^>]*>", text)
+    idents = re.findall(r' id="([^"]*)"', text)
+    assert sorted(idents) == sorted(f"name-{number}" for number in range(1, len(idents) + 1))
+
+
 def test_colours_are_variables_that_the_page_sets() -> None:
     text = style.to_svg(figures.latency_and_energy(MACHINES), "name", "title")
     assert "var(--device-0)" in text and "var(--ink)" in text

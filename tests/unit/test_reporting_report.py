@@ -15,6 +15,8 @@ import pytest
 from reporting_fakes import GPU, PE, card, estimate, pruned, score, sourced, variants, vit
 
 import hwmodel as hw
+from hwmodel.backends.cards import load_card
+from hwmodel.content import content_folder
 from hwmodel.errors import HwmodelError
 from hwmodel.reporting.report import Variant, report_html, write_report
 from hwmodel.reporting.units import ratio, si
@@ -219,14 +221,14 @@ def test_one_device_in_two_modes_is_told_apart() -> None:
 
 def test_vita_speed_ups_are_against_dense_on_the_same_pe() -> None:
     """A recipe may ask for a larger PE; what that alone gains is none of pruning's."""
-    dense = vit(1, 768)
+    dense, vita = vit(1, 768), load_card(content_folder("simulators") / "vita" / "card.toml")
     sparse = pruned(dense, 0.5, (64, 64)).replace(design={"vita": {"pe": "64x64"}})
     cases = [
-        Variant(label, trace, (hw.estimate(trace, device="vita", mode="paper"),)) for label, trace in (("d", dense), ("s", sparse))
+        Variant(label, trace, (hw.estimate(trace, device=vita, mode="paper"),)) for label, trace in (("d", dense), ("s", sparse))
     ]
     (machine,) = machines_of(cases)
     ((case, reference),) = machine.pairs
-    same_pe = hw.estimate(dense, device="vita", mode="paper", overrides={"pe": "64x64"})
+    same_pe = hw.estimate(dense, device=vita, mode="paper", overrides={"pe": "64x64"})
     assert reference.latency_s == same_pe.latency_s < machine.baseline.latency_s
     text = _cells(report_html(cases))
     assert f"|{ratio(same_pe.latency_s / case.latency_s)}|" in text

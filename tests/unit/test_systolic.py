@@ -124,6 +124,19 @@ def test_access_counts_by_dataflow() -> None:
     assert access_counts(**size, dataflow="os") == (20 * 40 * 4, 40 * 30 * 3, 20 * 30 + extra, 20 * 40, 40 * 30, 20 * 30)
 
 
+def test_corrected_counts_are_asked_for_by_name() -> None:
+    """Only results leave for DRAM, and no rows + cols words per fold are made up; everything else is the tool's."""
+    size = {"m": 20, "k": 40, "n": 30, "rows": 8, "cols": 8}
+    for dataflow in ("ws", "is", "os"):
+        tool, ours = (access_counts(**size, dataflow=dataflow, counting=name) for name in ("scale-sim", "corrected"))
+        assert ours[:2] == tool[:2]
+        assert ours[3:5] == tool[3:5]
+        assert ours.ofmap_dram_writes == 20 * 30
+        assert ours.ofmap_sram_writes == 20 * 30 * (1 if dataflow == "os" else 5)
+    with pytest.raises(ValueError, match="'scale-sim' or 'corrected', got 'mine'"):
+        access_counts(**size, dataflow="ws", counting="mine")
+
+
 def test_published_totals_of_dense_deit_on_one_array() -> None:
     """Facts of real runs: DeiT-T 360 342, DeiT-S 936 538, DeiT-B 3 373 894 cycles (ws, batch 1), classifier included."""
     totals = {192: 360_342, 384: 936_538, 768: 3_373_894}

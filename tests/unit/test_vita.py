@@ -85,13 +85,13 @@ def test_the_paper_timed_layers_with_weights_only() -> None:
 
 
 def test_the_full_mode_multiplies_attention_on_the_same_element() -> None:
-    """Scores: 197 queries stream past ceil(197 / 32) x 64 / 32 tiles; context past 64 / 32 x ceil(197 / 32). Three heads."""
+    """Scores: 197 queries stream past ceil(197 / 16) x 64 / 32 tiles; context past 64 / 16 x ceil(197 / 32). Three heads."""
     scores = hw.matmul(batch=3, m=197, k=64, n=197)
     context = hw.matmul(batch=3, m=197, k=197, n=64)
-    apart = price(scores, context, mode="full")
-    assert apart.costs.cycles.tolist() == [3 * 197 * 7 * 2 + LAYER, 3 * 197 * 2 * 7 + LAYER]
-    whole = price(hw.attention(batch=1, heads=3, queries=197, keys=197, head_dim=64), mode="full", pe="32x32")
-    assert whole.cycles == 3 * 197 * (7 * 2 + 2 * 7) + LAYER
+    apart = price(scores, context, mode="full", pe="16x32")
+    assert apart.costs.cycles.tolist() == [3 * 197 * 13 * 2 + LAYER, 3 * 197 * 4 * 7 + LAYER]
+    whole = price(hw.attention(batch=1, heads=3, queries=197, keys=197, head_dim=64), mode="full", pe="16x32")
+    assert whole.cycles == 3 * 197 * (13 * 2 + 4 * 7) + LAYER
     assert whole.executed_macs == apart.executed_macs
 
 
@@ -123,6 +123,12 @@ def test_kept_weights_are_read_once() -> None:
     dense, half = (price(hw.matmul(m=100, k=64, n=64, mask=m), mode="full") for m in (None, mask))
     assert dense.dram_bytes == 64 * 64
     assert half.dram_bytes == 64 * 64 / 2
+
+
+def test_kept_weights_are_those_of_the_elements_own_tiles() -> None:
+    """One 32 x 32 block on a 16 x 64 element: two of 4 x 1 tiles are occupied, so half of the weight is read."""
+    mask = BlockMask((64, 64), (32, 32), np.array([[True, False], [False, False]]))
+    assert price(hw.matmul(m=100, k=64, n=64, mask=mask), mode="full", pe="16x64").dram_bytes == 64 * 64 * 2 / (4 * 1)
 
 
 def test_activations_leave_the_chip_where_half_the_buffer_is_too_small() -> None:

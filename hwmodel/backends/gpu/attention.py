@@ -1,7 +1,8 @@
-"""Scaled-dot-product attention as one fused kernel (FlashAttention style). Pure formulas on arrays."""
+"""Scaled-dot-product attention as one fused kernel, by kernel generation. Pure formulas on arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,19 +10,47 @@ import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray
 from hwmodel.backends.gpu.parameters import GpuParameters
+from hwmodel.backends.gpu.vector import dram_share
 
-QUERY_TILES: Final = np.array([128.0, 64.0])
-QUERY_TILE_FACTOR: Final = np.array([1.0, 1.15])
-"""Product time per MAC of a tile of 64 queries over one of 128 (assumed: half the reuse of keys and values)."""
+QUERY_TILE: Final = 128
+QUERY_STEP: Final = 16
 KEY_STEP: Final = 64
 HEAD_DIM_STEP: Final = 32
-LAUNCH_SHARE: Final = 2.4
-"""Launch over that of a product kernel: 6.5 us floor of bidirectional rows on L40S, framework part left out."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Constants of one family of fused kernels.
+
+    ``efficiency``: tensor rate reached while it multiplies. ``launch``: launch over that of a product kernel.
+    ``rereads``: tiles of queries of one head run far apart, so keys and values come from DRAM for every tile unless
+    everything stays in the L2. ``cache_slow``: time of a decoder's cache write over that of a plain copy. ``overlap``:
+    p-norm of compute and memory time.
+    """
+
+    efficiency: float
+    launch: float
+    rereads: bool
+    cache_slow: float
+    overlap: float = 1.5
+
+
+GENERATIONS: Final[Mapping[str, Generation]] = {
+    "fa2": Generation(efficiency=0.73, launch=2.0, rereads=False, cache_slow=1.4),
+    "fa2-sglang": Generation(efficiency=0.72, launch=4.0, rereads=False, cache_slow=1.15),
+    "trtllm": Generation(efficiency=0.55, launch=2.8, rereads=False, cache_slow=1.5),
+    "trtllm-encoder": Generation(efficiency=0.50, launch=2.6, rereads=True, cache_slow=1.0, overlap=4.0),
+}
+"""FlashAttention 2 (vLLM on L40S and A100; PyTorch's own is the same source), SGLang's build of it, TensorRT-LLM's
+context attention and its encoder attention. Fitted on half of the shapes of ``l40s`` and ``a100-80gb-sxm``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attentions:
-    """Columns of shape (n,): ``batch`` heads in all, ``m`` queries, ``n`` keys, head dimension ``k``."""
+    """Columns of shape (n,): ``batch`` heads in all, ``m`` queries, ``n`` keys, head dimension ``k``.
+
+    ``moved_bytes``: queries, keys, values and result, each once.
+    """
 
     batch: FloatArray
     m: FloatArray
@@ -38,21 +67,34 @@ def attention_seconds(heads: Attentions, gpu: GpuParameters) -> FloatArray:
 
     Notes
     -----
-    One CTA holds a tile of queries and walks over its keys in steps of 64, head dimension padded to 32; products and
-    exponentials add up. Bidirectional CTAs run in waves. Causal ones differ in length, so the SMs share them evenly until
-    the longest, started last, runs alone. Ignores split-KV for few long heads. Efficiency fitted on half of the L40S
-    (vLLM, head dimensions 64 to 80) and A100 rows (three libraries, causal, 128).
+    ``launch + norm(compute, memory)``. One CTA holds up to 128 queries and walks over its keys in steps of 64, head dimension
+    padded to 32; products and exponentials add up. Bidirectional CTAs run in waves. Causal ones differ in length, so the
+    SMs share them evenly until the longest, started last, runs alone. Bytes that stay in the L2 move at its rate.
+    Ignores split-KV for few long heads, and what a cache write costs per token beyond its bytes.
     """
-    tile, factor = QUERY_TILES.reshape(-1, 1, 1), QUERY_TILE_FACTOR.reshape(-1, 1, 1)
+    kind = GENERATIONS[gpu.attention_kernel]
     keys = np.ceil(heads.n / KEY_STEP) * KEY_STEP
-    seen = np.where(heads.causal, (keys + np.minimum(tile, keys)) / 2, keys)
+    tile = np.minimum(np.ceil(heads.m / QUERY_STEP) * QUERY_STEP, QUERY_TILE)
+    seen = np.where(heads.causal, np.minimum((keys + tile) / 2, keys), keys)
     width = np.ceil(heads.k / HEAD_DIM_STEP) * HEAD_DIM_STEP
-    products = 2 * tile * width * factor / (heads.macs_per_clock * gpu.attention_efficiency)
+    products = 2 * tile * width / (heads.macs_per_clock * kind.efficiency)
     per_key = products + tile / gpu.exponentials_per_clock_sm
-    ctas = heads.batch * np.ceil(heads.m / tile)
+    ctas = heads.batch * np.ceil(heads.m / QUERY_TILE)
     even = np.maximum(ctas / gpu.sm_count, 1.0) * seen + (keys - seen)
     walked = np.where(heads.causal, even, np.ceil(ctas / gpu.sm_count) * keys)
-    compute = (walked * per_key).min(axis=0) / gpu.clock_hz
-    memory = heads.moved_bytes / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
-    seconds: FloatArray = LAUNCH_SHARE * gpu.launch_cycles / gpu.clock_hz + np.maximum(compute, memory)
-    return seconds[0] if len(seconds) == 1 else seconds
+    compute = walked * per_key / gpu.clock_hz
+    busy = (compute**kind.overlap + _memory_seconds(heads, gpu) ** kind.overlap) ** (1.0 / kind.overlap)
+    seconds: FloatArray = kind.launch * gpu.launch_cycles / gpu.clock_hz + busy
+    return seconds
+
+
+def _memory_seconds(heads: Attentions, gpu: GpuParameters) -> FloatArray:
+    """Time of all bytes at DRAM and L2 rate, keys and values again for every tile of queries where they are reread."""
+    share = dram_share(heads.moved_bytes, gpu)
+    again = 0.0
+    if GENERATIONS[gpu.attention_kernel].rereads:
+        again = 2 * heads.batch * heads.n * heads.k * heads.element_bytes * (np.ceil(heads.m / QUERY_TILE) - 1)
+    moved = heads.moved_bytes + again
+    l2_bytes_per_s = gpu.l2_bytes_per_clock_sm * gpu.sm_count * gpu.clock_hz
+    seconds: FloatArray = moved * share / (gpu.dram_bytes_per_s * gpu.dram_efficiency) + moved * (1 - share) / l2_bytes_per_s
+    return seconds

@@ -10,17 +10,19 @@ import numpy as np
 
 from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, TextArray, Workload
 from hwmodel.backends.gpu import fusion
-from hwmodel.backends.gpu.attention import Attentions, attention_seconds
+from hwmodel.backends.gpu.attention import GENERATIONS, Attentions, attention_seconds
 from hwmodel.backends.gpu.fusion import Kernel, plan
 from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowering, ProductColumns, StreamColumns
 from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
 from hwmodel.backends.gpu.power import Energies, capped
 from hwmodel.backends.gpu.products import TILES, Products, product_seconds
-from hwmodel.backends.gpu.sparse import occupied_share, skip_unit, sparse_factor
+from hwmodel.backends.gpu.sparse import SEMI_ENERGY, SEMI_STRUCTURED, occupied_share, skip_unit, sparse_seconds
 from hwmodel.backends.gpu.vector import Streams, stream_seconds
 
 FAMILIES: Final = frozenset({"product", "attention", "rowwise", "elementwise", "movement", "reduction"})
 IMPLICIT: Final = {"patchify": "the patch convolution reads the image in place (implicit GEMM)"}
+FRAMEWORK: Final = frozenset({"eager", "compiled"})
+"""Modes in which PyTorch hands operators over one by one; its 2:4 products copy their result there."""
 DOMINANT: Final = 0.5
 """A resource that takes this part of a row's time is what bounds it."""
 
@@ -65,9 +67,9 @@ def _price(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, option
     free = IMPLICIT if options.mode != "kernel" else {}
     kinds = workload.kind
     charged = [kernel for kernel in kernels if kinds[kernel.row] not in free]
-    lowered = Lowering(workload, options.mode).lower(charged)
+    lowered = Lowering(workload, options.mode, GENERATIONS[gpu.attention_kernel].cache_slow).lower(charged)
     return [
-        _price_products(lowered.products, workload, gpu, always=options.sparse_kernel == "always"),
+        _price_products(lowered.products, workload, gpu, options),
         _price_attentions(lowered.attentions, gpu),
         _price_streams(lowered.streams, gpu),
     ]
@@ -87,35 +89,39 @@ def _codes(texts: TextArray) -> IntArray:
     return codes
 
 
-def _price_products(table: ProductColumns, workload: Workload, gpu: GpuParameters, *, always: bool) -> Priced:
+def _price_products(table: ProductColumns, workload: Workload, gpu: GpuParameters, options: Options) -> Priced:
     masks = [workload.masks[row] for row in table.row.tolist()]
     shares = {mask.digest: occupied_share(mask) for mask in masks if mask is not None}
     share = np.array([1.0 if mask is None else shares[mask.digest] for mask in masks])
     units = np.array([(64, 64) if mask is None else skip_unit(mask) for mask in masks], dtype=np.float64).reshape(-1, 2)
     masked = np.array([mask is not None for mask in masks], dtype=np.bool_)
+    operators = workload.trace.operators
+    semi = np.array([operators[row].sparsity == SEMI_STRUCTURED for row in table.row.tolist()], dtype=np.bool_)
     weights = (workload.weight_elements * workload.weight_element_bytes)[table.row]
-    columns = (table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes, share, *units.T, masked, weights)
+    columns = (
+        table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes, share, *units.T, masked, semi, weights,
+    )  # fmt: skip
     first, inverse = _distinct(*columns, _codes(table.dtype))
     picked = [column[first] for column in columns]
-    return _spread(_products(picked, table.dtype[first], gpu, always=always), table.row, inverse)
+    return _spread(_products(picked, table.dtype[first], gpu, options), table.row, inverse)
 
 
-def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, *, always: bool) -> Priced:
+def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, options: Options) -> Priced:
     """Distinct products: dense kernel, sparse kernel, the choice between them."""
-    batch, m, k, n, size, moved, share, out, depth, masked, weights = columns
+    batch, m, k, n, size, moved, share, out, depth, masked, semi, weights = columns
     formats = arithmetic(dtypes)
     rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
-    products = Products(batch, m, k, n, size, moved, rate, formats == "fp32")
+    right = np.where(weights > 0, weights / np.maximum(batch * k * n, 1.0), size)
+    products = Products(batch, m, k, n, size, moved, rate, formats == "fp32", np.minimum(right, size))
     seconds, tile = product_seconds(products, gpu)
     mac_j = by_dtype(gpu.mac_j, formats, "mac_j") * batch * m * k * n
     dense, dense_energies = capped(seconds, _energies(mac_j, moved, moved, gpu), gpu)
-    kept = np.minimum(moved, moved - weights * (1.0 - share))
-    floor = gpu.launch_cycles / gpu.clock_hz
-    shorter = np.where(share > 0, np.maximum(seconds * sparse_factor(share, out, depth, products, gpu), floor), 0.0)
-    sparse, sparse_energies = capped(shorter, _energies(mac_j * share, kept, kept, gpu), gpu)
-    better = (sparse <= dense) & (_joules(sparse, sparse_energies, gpu) <= _joules(dense, dense_energies, gpu))
-    use = (masked > 0) & (better | always | (share == 0))
+    shorter, kept = sparse_seconds(products, seconds, (share, out, depth, semi), weights, gpu, copies=options.mode in FRAMEWORK)
     alive = np.where(share > 0, 1.0, 0.0)
+    work = np.where(semi > 0, SEMI_ENERGY, share)
+    sparse, sparse_energies = capped(shorter, _energies(mac_j * work, kept, kept, gpu), gpu)
+    better = (sparse <= dense) & (_joules(sparse, sparse_energies, gpu) <= _joules(dense, dense_energies, gpu))
+    use = ((masked + semi) > 0) & (better | (options.sparse_kernel == "always") | (share == 0))
     energies = Energies(
         *(alive * np.where(use, a, b) for a, b in zip(_causes(sparse_energies), _causes(dense_energies), strict=True))
     )
@@ -123,14 +129,15 @@ def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, 
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     return Priced(
         row=np.arange(len(batch)), seconds=chosen, energies=energies, dram_bytes=alive * np.where(use, kept, moved),
-        executed_share=np.where(use, share, 1.0), bound=_bound(chosen, memory, np.asarray(floor), "compute"),
-        kernel=_product_names(tile, _first_design(use), share),
+        executed_share=np.where(use, np.where(semi > 0, 0.5, share), 1.0),
+        bound=_bound(chosen, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute"),
+        kernel=_product_names(tile, _first_design(use), share, semi),
     )  # fmt: skip
 
 
-def _product_names(tile: IntArray, sparse: FloatArray, share: FloatArray) -> TextArray:
+def _product_names(tile: IntArray, sparse: FloatArray, share: FloatArray, semi: FloatArray) -> TextArray:
     names = np.array([f"gemm-{int(rows)}x{int(cols)}" for rows, cols in TILES])[tile]
-    return np.where(share == 0, "skipped", np.where(sparse, "block-sparse", names))
+    return np.where(share == 0, "skipped", np.where(sparse, np.where(semi > 0, "sparse-2:4", "block-sparse"), names))
 
 
 def _price_attentions(table: AttentionColumns, gpu: GpuParameters) -> Priced:
@@ -152,10 +159,10 @@ def _price_attentions(table: AttentionColumns, gpu: GpuParameters) -> Priced:
 
 
 def _price_streams(table: StreamColumns, gpu: GpuParameters) -> Priced:
-    columns = (table.issue, table.moved_bytes, table.launch, table.slow, table.operations, table.transcendentals)
+    columns = (table.issue, table.moved_bytes, table.launch, table.slow, table.overlap, table.operations, table.transcendentals)
     first, inverse = _distinct(*columns)
-    issue, moved, launch, slow, operations, special = (column[first] for column in columns)
-    seconds, dram = stream_seconds(Streams(issue, moved, launch, slow), gpu)
+    issue, moved, launch, slow, overlap, operations, special = (column[first] for column in columns)
+    seconds, dram = stream_seconds(Streams(issue, moved, launch, slow, overlap), gpu)
     compute_j = operations * gpu.operation_j + special * gpu.transcendental_j
     seconds, energies = capped(seconds, _energies(compute_j, moved, dram, gpu), gpu, slows=False)
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)

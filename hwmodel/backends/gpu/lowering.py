@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
-from hwmodel.backends.gpu.fusion import Kernel
-from hwmodel.backends.gpu.vector import CHEAP_TRANSCENDENTALS, SOFTMAX_ODD_FACTOR, issue_rate, launch_share, rereads
+from hwmodel.backends.gpu.fusion import FUSES_STREAMS, Kernel
+from hwmodel.backends.gpu.vector import CHEAP_TRANSCENDENTALS, OVERLAP, issue_rate, launch_share, overlap_of, reads, softmax_slow
 from hwmodel.ir.kinds import TRANSCENDENTAL
 
 FP32_BYTES: Final = 4.0
-AUTOCAST_IN_FP32: Final = frozenset({"add"})
-"""Besides row-wise operators: the residual stream, which autocast leaves in fp32."""
+AUTOCAST_IN_FP32: Final = frozenset({"add", "concat"})
+"""Besides row-wise operators: the residual stream, which autocast leaves in fp32 (class token and position are)."""
 CAST_BYTES: Final = 6.0
 """Reading fp32 and writing 16 bits: one autocast."""
 CHEAP_SHARE: Final = 0.35
 """Energy of an exponential over that of GELU, sine, cosine (FlagPerf power rows: 150 of 430 pJ)."""
-ALIGNMENT_BYTES: Final = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +60,7 @@ class StreamColumns:
     moved_bytes: FloatArray
     launch: FloatArray
     slow: FloatArray
+    overlap: FloatArray
     operations: FloatArray
     transcendentals: FloatArray
 
@@ -81,6 +81,7 @@ class _Stream:
     moved_bytes: float
     launch: float
     slow: float
+    overlap: float
     operations: float
     transcendentals: float
 
@@ -88,14 +89,15 @@ class _Stream:
 class Lowering:
     """Turns kernels into entries; one instance per forward pass."""
 
-    def __init__(self, workload: Workload, mode: str) -> None:
-        self.workload, self.mode = workload, mode
+    def __init__(self, workload: Workload, mode: str, cache_slow: float = 1.0) -> None:
+        self.workload, self.mode, self.cache_slow = workload, mode, cache_slow
         self.kind, self.family = workload.kind.tolist(), workload.family.tolist()
         self.elements, self.cols = workload.elements.tolist(), workload.cols.tolist()
         self.outputs = workload.output_elements.tolist()
         self.own_bytes = workload.activation_bytes.tolist()
         self.autocast = [dtype.startswith("amp-") for dtype in workload.dtype.tolist()]
         self.stream_bytes = [self._stream_bytes(row) for row in range(len(workload))]
+        self.result_bytes = [self._result_bytes(row) for row in range(len(workload))]
         self.parameter_bytes = (workload.weight_elements * workload.weight_element_bytes).tolist()
         self.inputs = workload.input_elements.tolist()
 
@@ -114,6 +116,11 @@ class Lowering:
     def _stream_bytes(self, row: int) -> float:
         wide = self.family[row] == "rowwise" or self.kind[row] in AUTOCAST_IN_FP32
         return FP32_BYTES if self.autocast[row] and wide else self.own_bytes[row]
+
+    def _result_bytes(self, row: int) -> float:
+        """Bytes of a result: under autocast a compiled normalisation writes the 16 bits that the product behind it reads."""
+        narrowed = self.mode in FUSES_STREAMS and self.family[row] == "rowwise"
+        return self.own_bytes[row] if narrowed else self.stream_bytes[row]
 
     def _products(self, pairs: list[tuple[int, float]], by_hand: list[int]) -> ProductColumns:
         """Products of the trace, then scores and context of hand-made attentions that run unfused."""
@@ -151,9 +158,14 @@ class Lowering:
         producers = self.workload.predecessors
 
         def read(row: int) -> float:
-            """Bytes ``row`` reads from outside the kernel."""
+            """Bytes ``row`` reads from outside the kernel, in the formats of their producers where all are in the trace."""
+            outside = [other for other in producers[row] if other not in inside]
             local = sum(self.outputs[other] for other in producers[row] if other in inside)
-            return float(max(self.inputs[row] - local, 0) * self.stream_bytes[row] + self.parameter_bytes[row])
+            if local + sum(self.outputs[other] for other in outside) == self.inputs[row]:
+                activations = sum(self.outputs[other] * self.result_bytes[other] for other in outside)
+            else:
+                activations = max(self.inputs[row] - local, 0) * self.stream_bytes[row]
+            return float(activations + self.parameter_bytes[row])
 
         return read
 
@@ -162,28 +174,27 @@ class Lowering:
         inside = set(members)
         readers = self.workload.successors
         leaves = [row for row in members if not readers[row] or not inside.issuperset(readers[row])]
-        return float(sum(self.outputs[row] * self.stream_bytes[row] for row in leaves))
+        return float(sum(self.outputs[row] * self.result_bytes[row] for row in leaves))
 
     def _stream(self, kernel: Kernel) -> _Stream:
         """A chain of operators: external reads, external writes, all the instructions."""
         members = kernel.members
         read = self._external(members)
-        twice = any(rereads(self.kind[row], self.cols[row] * self.stream_bytes[row]) for row in members)
-        moved = sum(map(read, members)) * (2 if twice else 1) + self._written(members)
-        odd = any(self._odd_softmax(row) for row in members)
+        times = max(reads(self.kind[row], self.cols[row] * self.stream_bytes[row]) for row in members)
+        moved = sum(map(read, members)) * times + self._written(members)
         return _Stream(
             row=kernel.row,
             issue=sum(self.elements[row] / issue_rate(self.kind[row]) for row in members),
             moved_bytes=moved,
             launch=max(launch_share(self.kind[row]) for row in members),
-            slow=SOFTMAX_ODD_FACTOR if odd else 1.0,
+            slow=max(self._slow(row) for row in members),
+            overlap=min(overlap_of(self.kind[row]) for row in members),
             operations=float(sum(self.elements[row] for row in members)),
             transcendentals=sum(self.elements[row] * _transcendental_share(self.kind[row]) for row in members),
         )
 
-    def _odd_softmax(self, row: int) -> bool:
-        ragged: bool = self.cols[row] * self.own_bytes[row] % ALIGNMENT_BYTES != 0
-        return ragged and self.kind[row] == "softmax"
+    def _slow(self, row: int) -> float:
+        return softmax_slow(self.cols[row], self.own_bytes[row]) if self.kind[row] == "softmax" else 1.0
 
     def _epilogue_bytes(self, kernel: Kernel) -> float:
         """Bytes that operators fused into a product read besides its result (a residual)."""
@@ -207,19 +218,17 @@ class Lowering:
         """Causal attention is a decoder's: it also copies keys and values into its cache, as the measured rows do."""
         row = kernel.row
         values = float(self.inputs[row] - self.outputs[row])
-        return self._plain(row, "copy", values, 2 * values * self.own_bytes[row])
+        return replace(self._plain(row, "copy", values, 2 * values * self.own_bytes[row]), slow=self.cache_slow)
 
     def _plain(self, row: int, kind: str, elements: float, moved: float) -> _Stream:
         share = elements * _transcendental_share(kind)
-        return _Stream(row, elements / issue_rate(kind), moved, launch_share(kind), 1.0, elements, share)
+        return _Stream(row, elements / issue_rate(kind), moved, launch_share(kind), 1.0, OVERLAP, elements, share)
 
     def _softmax_by_hand(self, row: int) -> _Stream:
         """Softmax between the scores and the context of a hand-made attention that runs unfused."""
         values = float(self.elements[row])
         softmax = self._plain(row, "softmax", values, 2 * values * self.own_bytes[row])
-        odd = self.cols[row] * self.own_bytes[row] % ALIGNMENT_BYTES != 0
-        slow = SOFTMAX_ODD_FACTOR if odd else 1.0
-        return _Stream(row, softmax.issue, softmax.moved_bytes, softmax.launch, slow, values, softmax.transcendentals)
+        return replace(softmax, slow=softmax_slow(self.cols[row], self.own_bytes[row]))
 
 
 def _transcendental_share(kind: str) -> float:
@@ -234,5 +243,5 @@ def _stream_columns(streams: list[_Stream]) -> StreamColumns:
         return np.array([getattr(stream, name) for stream in streams], dtype=np.float64)
 
     rows = np.array([stream.row for stream in streams], dtype=np.int64)
-    names = ("issue", "moved_bytes", "launch", "slow", "operations", "transcendentals")
+    names = ("issue", "moved_bytes", "launch", "slow", "overlap", "operations", "transcendentals")
     return StreamColumns(rows, *(column(name) for name in names))

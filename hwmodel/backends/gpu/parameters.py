@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -52,8 +52,10 @@ class GpuParameters(Parameters):
     l2_resident_share: Share = 0.5
     """Part of the L2 that a streaming kernel finds its data in."""
     l2_bytes_per_clock_sm: Positive = 22.0
-    attention_efficiency: Share = 0.65
-    """Tensor rate reached by fused attention while it multiplies: 0.67 on L40S, 0.58-0.69 on A100 by library."""
+    attention_kernel: Literal["fa2", "fa2-sglang", "trtllm", "trtllm-encoder"] = "fa2"
+    """Generation of fused attention kernels, see ``attention.GENERATIONS``."""
+    semi_structured_rate: Positive = 2.0
+    """Tensor rate of a product with a 2:4 weight over dense; 1 where the tensor cores cannot skip (before Ampere)."""
     exponentials_per_clock_sm: Positive = 16.0
     operation_j: NonNegative = 5e-12
     transcendental_j: NonNegative = 430e-12

@@ -31,8 +31,9 @@ ACCUMULATORS_PER_SM: Final = 32768
 MAX_CTAS_PER_SM: Final = 4
 NORM: Final = 4.0
 """Exponent that blends the MAC rate and the operand supply of the inner loop."""
-EPILOGUE_SHARE: Final = 0.437
-"""Epilogue stores per clock and SM over operand supply (tensor products); fitted, 16.5 of 37.8 B on A100."""
+EPILOGUE_BYTES: Final = 16.5
+"""Epilogue stores per clock and SM of tensor products, fitted on A100. A path of the SM to the L2: it does not shrink on
+boards whose tensor cores are slower, as operand supply does."""
 MISALIGNED_FACTOR: Final = 2.0
 """Tensor-core products whose inner rows are no multiple of 16 bytes (197 or 577 tokens): facts/modelling.md."""
 ALIGNMENT_BYTES: Final = 16
@@ -55,13 +56,30 @@ class Style:
     wave_s: float  # first loads and last stores of one wave
     split_s: float
     split_passes: float  # times the fp32 partial sums cross DRAM
+    wholeness: float  # how far a last wave of few CTAs costs as much as a full one
 
 
 TENSOR: Final = Style(
-    efficiency=0.95, narrow=1.0, thin=1.0, batched=1.0, overlap=2.34, wave_s=1.42e-6, split_s=2.83e-6, split_passes=0.33
+    efficiency=0.95,
+    narrow=1.0,
+    thin=1.0,
+    batched=1.0,
+    overlap=2.34,
+    wave_s=1.42e-6,
+    split_s=2.83e-6,
+    split_passes=0.33,
+    wholeness=0.75,
 )
 SIMT: Final = Style(
-    efficiency=0.96, narrow=0.86, thin=0.51, batched=0.32, overlap=1.82, wave_s=0.53e-6, split_s=5.86e-6, split_passes=3.9
+    efficiency=0.96,
+    narrow=0.82,
+    thin=0.52,
+    batched=0.29,
+    overlap=4.5,
+    wave_s=0.2e-6,
+    split_s=14.9e-6,
+    split_passes=4.9,
+    wholeness=0.0,
 )
 SIMT_EPILOGUE_BYTES: Final = 38.9
 
@@ -81,6 +99,8 @@ class Products:
     moved_bytes: FloatArray
     macs_per_clock: FloatArray
     simt: BoolArray
+    right_bytes: FloatArray | None = None
+    """Bytes of one element of the right operand, where weights are narrower than activations."""
 
     def of_style(self, field: str) -> FloatArray:
         """A constant of :class:`Style`, per product."""
@@ -88,8 +108,12 @@ class Products:
         return constant
 
 
-def product_seconds(products: Products, gpu: GpuParameters) -> tuple[FloatArray, IntArray]:
+def product_seconds(
+    products: Products, gpu: GpuParameters, candidates: FloatArray = _CANDIDATES
+) -> tuple[FloatArray, IntArray]:
     """Device time of each product, and the index of its tile in :data:`TILES`.
+
+    ``candidates`` has shape (kernels, 3): tile rows, tile columns, split of k.
 
     Notes
     -----
@@ -97,7 +121,7 @@ def product_seconds(products: Products, gpu: GpuParameters) -> tuple[FloatArray,
     candidate. DRAM traffic is compulsory traffic (operands that stay in L2 between kernels: tried, made things worse).
     Clock under load is the power model's business. Kernels for m <= 16 are of another kind and not modelled apart.
     """
-    tile_m, tile_n, split = (column.reshape(-1, 1, 1) for column in _CANDIDATES.T)
+    tile_m, tile_n, split = (column.reshape(-1, 1, 1) for column in candidates.T)
     compute = _waves_seconds(products, gpu, tile_m, tile_n, split)
     memory = products.moved_bytes / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     overlap = products.of_style("overlap")
@@ -114,7 +138,8 @@ def inner_cycles(tile_m: Number, tile_n: Number, products: Products, gpu: GpuPar
     CUDA cores are far too slow to be limited by operands from L2.
     """
     mac = 1.0 / (products.macs_per_clock * products.of_style("efficiency") * rate)
-    supply = (tile_m + tile_n) * products.element_bytes / (gpu.feed_bytes_per_clock_sm * tile_m * tile_n)
+    right = products.element_bytes if products.right_bytes is None else products.right_bytes
+    supply = (tile_m * products.element_bytes + tile_n * right) / (gpu.feed_bytes_per_clock_sm * tile_m * tile_n)
     cycles: FloatArray = (mac**NORM + np.where(products.simt, 0.0, supply) ** NORM) ** (1.0 / NORM)
     return cycles
 
@@ -139,11 +164,12 @@ def _waves_seconds(products: Products, gpu: GpuParameters, tile_m: FloatArray, t
     ctas = products.batch * np.ceil(products.m / tile_m) * np.ceil(products.n / tile_n) * split
     resident = np.clip(ACCUMULATORS_PER_SM / (tile_m * tile_n), 1, MAX_CTAS_PER_SM)
     waves = np.ceil(ctas / (gpu.sm_count * resident))
-    whole = (waves > 1) & ~products.simt
-    per_sm = np.where(whole, waves * resident, np.ceil(ctas / gpu.sm_count))
+    busiest = np.ceil(ctas / gpu.sm_count)
+    whole = np.where(waves > 1, np.maximum(waves * resident, busiest), busiest)
+    per_sm = busiest + products.of_style("wholeness") * (whole - busiest)
     per_mac = inner_cycles(tile_m, tile_n, products, gpu, _tile_rate(tile_m, tile_n, products))
     inner = np.ceil(products.k / split / 32) * 32 * tile_m * tile_n * per_mac
-    stores = np.where(products.simt, SIMT_EPILOGUE_BYTES, EPILOGUE_SHARE * gpu.feed_bytes_per_clock_sm)
+    stores = np.where(products.simt, SIMT_EPILOGUE_BYTES, EPILOGUE_BYTES * np.maximum(gpu.feed_bytes_per_clock_sm / 37.8, 1.0))
     epilogue = tile_m * tile_n * products.element_bytes / stores
     seconds: FloatArray = per_sm * (inner + epilogue) / gpu.clock_hz + waves * products.of_style("wave_s")
     return seconds

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hwmodel.backends.base import Parameters
+from hwmodel.backends.tpu.lowering import LoweringName
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -16,7 +17,7 @@ Table = dict[str, NotNegative]
 
 
 class TpuParameters(Parameters):
-    """Parameters of one core.
+    """Parameters of a chip and of each of its cores.
 
     Parameters
     ----------
@@ -24,6 +25,9 @@ class TpuParameters(Parameters):
     dataflow : "ws", "os" or "is"; only modes ``systolic`` and ``scale-sim`` read it, the silicon keeps weights
     clock_hz : clock of the array
     mxus : systolic arrays of a core; modes ``systolic`` and ``scale-sim`` have one
+    chip_cores : cores of the chip
+    cores : cores that work, 1 by default; images are split evenly among them. Modes ``device`` and ``device+host`` only
+    lowering : what shares a kernel and how often row-wise operators pass over memory (:mod:`hwmodel.backends.tpu.lowering`)
     mxu_efficiency : share of the array's peak that long products reach
     sublanes : rows of an activation are padded to a multiple of this, columns to ``array_cols``
     product_passes : passes through the array by compute dtype
@@ -48,6 +52,9 @@ class TpuParameters(Parameters):
     dataflow: Literal["ws", "os", "is"]
     clock_hz: Positive
     mxus: Whole
+    chip_cores: Whole
+    cores: Whole = 1
+    lowering: LoweringName = "xla"
     mxu_efficiency: Fraction
     sublanes: Whole
     product_passes: Table
@@ -68,6 +75,13 @@ class TpuParameters(Parameters):
     vector_op_j: NotNegative
     vmem_j_per_byte: NotNegative
     hbm_j_per_byte: NotNegative
+
+    @field_validator("cores")
+    @classmethod
+    def _chip_has_them(cls, cores: float, info: ValidationInfo) -> float:
+        if cores > info.data.get("chip_cores", cores):
+            raise ValueError(f"must be between 1 and the chip's {info.data['chip_cores']:g}")
+        return cores
 
     @model_validator(mode="after")
     def _tables_are_whole(self) -> Self:

@@ -8,17 +8,21 @@ from dataclasses import fields
 import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
+from hwmodel.backends.tpu.lowering import LOWERINGS, LoweringName
 from hwmodel.backends.tpu.parameters import TpuParameters
 from hwmodel.backends.tpu.silicon import Work, by_key
 
 
-def kernel_leaders(workload: Workload) -> IntArray:
+def kernel_leaders(workload: Workload, lowering: LoweringName = "xla") -> IntArray:
     """Row whose kernel carries each row: (n_ops,) int64.
 
     An elementwise operator rides in the kernel of the product (or elementwise operator) whose output it reads, where
     nobody else reads that output: bias, GELU, scaling and residual additions of a compiled program. Where several
-    operands qualify it rides with the latest. Row-wise operators and movements have kernels of their own.
+    operands qualify it rides with the latest. Row-wise operators and movements have kernels of their own. Under lowering
+    ``op-by-op`` everything has.
     """
+    if not LOWERINGS[lowering].fuses:
+        return np.arange(len(workload), dtype=np.int64)
     family, constant = workload.family.tolist(), workload.constant.tolist()
     leaders = list(range(len(workload)))
     for row, producers in enumerate(workload.predecessors):

@@ -5,13 +5,14 @@ Constants and their evidence are in ``simulators/tpu-v3``. Arrays have shape (n_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, TextArray, Workload
+from hwmodel.backends.tpu.lowering import LOWERINGS
 from hwmodel.backends.tpu.parameters import TpuParameters
 from hwmodel.errors import HwmodelError
 
@@ -38,6 +39,12 @@ class Work:
     vector_ops: FloatArray
     dram_bytes: FloatArray
     vmem_bytes: FloatArray
+
+
+def total(works: Sequence[tuple[int, Work]]) -> Work:
+    """What several cores do together: (number of such cores, the work of one). Their seconds add up to busy time."""
+    sums = {item.name: sum(count * getattr(work, item.name) for count, work in works) for item in fields(Work)}
+    return Work(**{name: np.asarray(value) for name, value in sums.items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -221,14 +228,15 @@ def _rowwise_bytes(workload: Workload, alone: BoolArray, parameters: TpuParamete
     """Passes over HBM of operators on rows, padded to sublanes and lanes.
 
     Some kinds need fewer passes inside a compiled program; alone, they do for the first half of the on-chip memory's
-    worth of elements only. An attention written by hand is a program.
+    worth of elements only. An attention written by hand is a program. The card's ``lowering`` may say otherwise.
     """
-    p = parameters
+    p, lowering = parameters, LOWERINGS[parameters.lowering]
     attention = workload.family == "attention"
     kind = np.where(attention, "softmax", workload.kind)
     kind = np.where(np.isin(kind, list(p.hbm_passes)), kind, "rowwise")
-    passes = by_key(p.hbm_passes, kind, "hbm_passes")
-    fewer = np.minimum(by_key(p.hbm_passes | p.program_hbm_passes, kind, "program_hbm_passes"), passes)
+    passes = np.minimum(by_key(p.hbm_passes, kind, "hbm_passes"), lowering.most_passes)
+    inside = p.hbm_passes | p.program_hbm_passes if lowering.fewer_passes else p.hbm_passes
+    fewer = np.minimum(by_key(inside, kind, "program_hbm_passes"), passes)
     cols = np.maximum(workload.cols, 1)
     elements = padded(workload.elements / cols, p.sublanes) * padded(cols, p.array_cols)
     reach = p.vmem_bytes / 2 / np.asarray(p.vector_element_bytes)

@@ -28,13 +28,13 @@ class TinyMac:
     modes: ClassVar[tuple[str, ...]] = ("peak",)
     parameters: ClassVar[type[TinyParameters]] = TinyParameters
 
-    def kinds(self, mode: str) -> frozenset[str]:  # noqa: ARG002
+    def kinds(self, mode: str) -> frozenset[str]:
         return frozenset({"matmul"})
 
-    def free(self, mode: str) -> Mapping[str, str]:  # noqa: ARG002
+    def free(self, mode: str) -> Mapping[str, str]:
         return {}
 
-    def cost(self, workload: Workload, parameters: TinyParameters, options: Options) -> Costs:  # noqa: ARG002
+    def cost(self, workload: Workload, parameters: TinyParameters, options: Options) -> Costs:
         macs = workload.kept_macs
         cycles = macs / parameters.macs_per_cycle
         nothing = np.zeros(len(workload))

@@ -1,0 +1,98 @@
+"""Where pruning makes a layer slower on a GPU: sparse against dense kernels, layer by layer, with the break-even density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwmodel.backends.base import Costs, Options, Workload, evaluate
+from hwmodel.backends.gpu.backend import Gpu
+from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
+from hwmodel.backends.gpu.products import Products
+from hwmodel.backends.gpu.sparse import break_even, occupied_share, skip_unit
+
+if TYPE_CHECKING:
+    from hwmodel.backends.estimates import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowLayer:
+    """A pruned layer whose sparse kernel is slower than its dense one. Times in seconds, densities in [0, 1].
+
+    ``kept``: blocks the mask keeps. ``occupied``: units of ``unit`` (out, in) weights that the kernel cannot skip, at
+    least ``kept``. ``break_even``: occupied density below which the sparse kernel wins; None for 2:4 weights.
+    """
+
+    name: str
+    kept: float
+    unit: tuple[int, int]
+    occupied: float
+    dense_s: float
+    sparse_s: float
+    break_even: float | None
+
+    def words(self) -> str:
+        """One line a person can act on."""
+        times = f"{self.sparse_s / self.dense_s:.2f} times the dense kernel's time"
+        if self.break_even is None:
+            return f"{self.name}: its 2:4 kernel takes {times}; it runs dense"
+        out, depth = self.unit
+        return (
+            f"{self.name}: the block-sparse kernel takes {times} at {self.occupied:.0%} of {out}x{depth} units occupied "
+            f"({self.kept:.0%} of blocks kept); it runs dense, and wins below {self.break_even:.0%}"
+        )
+
+
+def slow_layers(estimate: Estimate) -> list[SlowLayer]:
+    """Layers of an estimate on a GPU that pruning does not speed up, in trace order; empty on other backends."""
+    if estimate.card.backend != Gpu.name:
+        return []
+    gpu: GpuParameters = estimate.card.resolve(estimate.mode, dict(estimate.overrides))
+    return find_slow_layers(estimate.workload, gpu, estimate.options.mode)
+
+
+def find_slow_layers(workload: Workload, gpu: GpuParameters, mode: str) -> list[SlowLayer]:
+    """:func:`slow_layers` for a workload and resolved parameters of one design."""
+    rows = [row for row, one in enumerate(workload.trace.operators) if one.sparsity or (one.mask and one.mask.kept_blocks)]
+    if not rows:
+        return []
+    dense_trace = workload.trace.replace(
+        operators=tuple(one.replace(mask=None, sparsity=None) for one in workload.trace.operators)
+    )
+    dense = _costs(Workload(dense_trace, workload.dtype, workload.weight_dtype), gpu, mode)
+    sparse = _costs(workload, gpu, mode)
+    return [
+        _layer(workload, row, gpu, float(dense.latency_s[row]), float(sparse.latency_s[row]))
+        for row in rows
+        if sparse.latency_s[row] > dense.latency_s[row]
+    ]
+
+
+def _costs(workload: Workload, gpu: GpuParameters, mode: str) -> Costs:
+    return evaluate(Gpu(), workload, gpu, Options(mode=mode, sparse_kernel="always"))
+
+
+def _layer(workload: Workload, row: int, gpu: GpuParameters, dense_s: float, sparse_s: float) -> SlowLayer:
+    one = workload.trace.operators[row]
+    if one.mask is None:
+        share = one.kept_share
+        return SlowLayer(
+            name=one.name, kept=share, unit=(1, 4), occupied=share, dense_s=dense_s, sparse_s=sparse_s, break_even=None
+        )
+    unit = skip_unit(one.mask)
+    return SlowLayer(
+        name=one.name, kept=one.mask.kept_fraction, unit=unit, occupied=occupied_share(one.mask), dense_s=dense_s,
+        sparse_s=sparse_s, break_even=_break_even(workload, row, unit, gpu),
+    )  # fmt: skip
+
+
+def _break_even(workload: Workload, row: int, unit: tuple[int, int], gpu: GpuParameters) -> float:
+    formats = arithmetic(workload.dtype[[row]])
+    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    one = [np.array([float(column[row])]) for column in (workload.batch, workload.m, workload.k, workload.n)]
+    size = workload.activation_bytes[[row]]
+    products = Products(*one, size, np.zeros(1), rate, formats == "fp32")
+    out, depth = (np.array([float(side)]) for side in unit)
+    return float(np.ravel(break_even(out, depth, products, gpu))[0])

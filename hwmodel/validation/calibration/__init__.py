@@ -1,0 +1,1 @@
+"""Fitting a card's free constants to a measured file, scored on rows that were held out."""

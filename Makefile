@@ -32,6 +32,7 @@ lint: .venv/.installed
 figures: .venv/.installed
 	mkdir -p out
 	$(BIN)/python analysis/table5_vita.py -o out/table5_vita.svg
+	$(BIN)/python analysis/table6_tpu_v3.py -o out/table6_tpu_v3.svg
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

@@ -37,7 +37,7 @@ RecipeFiles = Annotated[list[str] | None, typer.Option("--recipe", help="how the
 Settings = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE or DEVICE:FIELD=VALUE replaces a card's field")]
 Attention = Annotated[str, typer.Option("--attention", help="source, math or fused")]
 SparseKernel = Annotated[str, typer.Option("--sparse-kernel", help="auto or always")]
-EnergyScope = Annotated[str, typer.Option("--scope", help="energy of the board (idle included), or dynamic, or lsp")]
+EnergyScope = Annotated[str, typer.Option("--scope", help="energy of the board (idle included); dynamic and lsp subtract idle")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="SCALE-Sim processes at once (default: the cores)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV, one row per operator")]
@@ -154,7 +154,7 @@ def report(
     plan = _Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     with _progress() as step:
         step(f"reading {model}")
-        dense = _traced(model, batch, image_size, dtype, None)
+        dense = _traced(model, batch, image_size or _image_size(recipe or []), dtype, None)
         variants = []
         for name in [None, *(recipe or [])]:
             label = "dense" if name is None else Path(name).stem
@@ -408,11 +408,21 @@ def _traced(model: str, batch: int | None, image_size: int | None, dtype: str | 
         traced = traced if dtype is None else traced.replace(dtype=dtype)
     else:
         from hwmodel.extraction.models import trace as extract
-        from hwmodel.extraction.recipe_files import load_recipe
 
-        wanted = load_recipe(recipe).image_size if recipe and image_size is None else image_size
+        wanted = image_size or _image_size([recipe] if recipe else [])
         traced = extract(model, batch=batch or 1, image_size=wanted, dtype=dtype)
     return traced if recipe is None else _pruned(traced, recipe)
+
+
+def _image_size(recipes: Sequence[str]) -> int | None:
+    """The image size that the recipes ask for, None where none does."""
+    from hwmodel.extraction.recipe_files import load_recipe
+
+    asked = {size for recipe in recipes if (size := load_recipe(recipe).image_size) is not None}
+    if len(asked) > 1:
+        listed = ", ".join(str(size) for size in sorted(asked))
+        raise HwmodelError(f"--recipe: the recipes are for different image sizes ({listed}); report them apart")
+    return asked.pop() if asked else None
 
 
 def _pruned(traced: Trace, recipe: str) -> Trace:

@@ -23,8 +23,12 @@ Shape = Annotated[str, Field(pattern=_PE)]
 
 Counts = IntArray | FloatArray
 
-_PASSES: Mapping[str, int] = {"softmax": 2, "log_softmax": 2, "layernorm": 2, "rmsnorm": 2, "groupnorm": 2, "l2norm": 2}
-"""Passes of the special-function unit over its input: statistics, then normalisation. Every other kind takes one."""
+_PASSES: Mapping[str, int] = {
+    "softmax": 2, "log_softmax": 2, "layernorm": 2, "rmsnorm": 2, "groupnorm": 2, "l2norm": 2,
+    "attention": 2,
+}  # fmt: skip
+"""Passes of the special-function unit over its input: statistics, then normalisation (of attention: its softmax). Every other
+kind takes one."""
 
 
 class VitaParameters(Parameters):
@@ -175,27 +179,33 @@ class Vita:
         return dict.fromkeys(families, reason) if mode == "paper" else {}
 
     def cost(self, workload: Workload, parameters: VitaParameters, options: Options) -> Costs:
-        """Cost of every operator on one PE. It has one way to do attention and skips every empty tile of its shape."""
+        """Cost of every operator on one PE. It has one way to do attention and skips every empty tile of its shape.
+
+        Attention written by hand is what it stands for: two products on the PE, and a softmax between them. What does not
+        depend on the input is computed before deployment and costs nothing.
+        """
         pe = choose_pe(workload, parameters)
         full = options.mode == "full"
-        arrays = np.isin(workload.family, ("product", "attention")) & (full | workload.parameter)
-        special = full & ~np.isin(workload.family, ("product", "attention"))
+        product, attention = workload.family == "product", workload.family == "attention"
+        arrays = ~workload.constant & ((product & (full | workload.parameter)) | (attention & full))
+        special = ~workload.constant & ~product & full
         tiles, whole = _tiles(workload, pe)
         tiles = tiles * arrays
         passes = special * np.array([_PASSES.get(kind, 1) for kind in workload.kind.tolist()])
         kept = np.divide(tiles, whole, out=np.ones_like(tiles), where=workload.parameter & (whole > 0))
         alive = full & ((tiles > 0) | special)
         traffic = alive * dram_traffic(workload, kept, parameters.buffer_bytes)
-        busy = product_cycles(workload.m, workload.batch, tiles, parameters.cycles_per_layer) + special_function_cycles(
-            passes, workload.elements, parameters.sfu_elements_per_cycle
-        )
+        fixed = parameters.cycles_per_layer * np.where(attention, 2, 1)
+        products = product_cycles(workload.m, workload.batch, tiles, fixed)
+        functions = special_function_cycles(passes, workload.elements, parameters.sfu_elements_per_cycle)
+        busy = products + functions
         transfer = traffic / parameters.dram_bytes_per_s * parameters.clock_hz
         cycles = np.maximum(busy, transfer)
         executed = workload.batch * workload.m * tiles * pe.macs
         special_j = passes * workload.elements * parameters.sfu_j_per_element
         mac_j = _by_dtype(parameters.mac_j, workload.dtype)
         static_w = parameters.static_w_per_mac * pe.macs if options.scope == "board" else 0.0
-        limit = np.where(transfer > busy, "memory", np.where(special, "vector", "compute"))
+        limit = np.where(transfer > busy, "memory", np.where(functions > products, "vector", "compute"))
         return Costs(
             cycles=cycles,
             latency_s=cycles / parameters.clock_hz,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hwmodel.extraction.aten
 import hwmodel.extraction.products  # noqa: F401
 from hwmodel.errors import HwmodelError, UnsupportedOperatorError
-from hwmodel.extraction.lowering import LOWERINGS, Call, Registry, Row, Value
+from hwmodel.extraction.lowering import LOWERINGS, Call, Lowering, Registry, Row, Value
 from hwmodel.ir.operators import Operator
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class _Recorder:
         lowering = self.registry.find(call.name)
         meta = node.meta.get("val")
         call = replace(call, outputs=tuple(_values(self._hold(meta, node))))
-        rows = None if lowering is None else lowering(call)
+        rows = None if lowering is None else self._lowered(lowering, call, node)
         if rows is None:
             self.unknown[call.name if "::" in call.name else f"aten.{call.name}"] += 1
             rows = ()
@@ -186,6 +186,14 @@ class _Recorder:
         for row in rows:
             self._append(row, call, node, constant)
         return self._result(meta, node, call, constant, frozenset({len(self.records) - 1}) if rows else None)
+
+    def _lowered(self, lowering: Lowering, call: Call, node: Node) -> tuple[Row, ...] | None:
+        """Rows of a call; sizes beyond what an operator can hold are the user's to change, not our own failure."""
+        try:
+            return lowering(call)
+        except ValueError as error:
+            where = module_path(node)[0] or "its own forward"
+            raise HwmodelError(f"{self.model}: {call.name} in module {where!r}: {str(error).removeprefix(': ')}") from error
 
     def _append(self, row: Row, call: Call, node: Node, constant: bool) -> None:
         reads = call.tensors if row.reads is None else row.reads

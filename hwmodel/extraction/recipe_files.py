@@ -34,6 +34,7 @@ class _MaskFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, tuple[str, bytes]] = {}
+        self._parsed: dict[str, Arrays] = {}
 
     def read(self, reference: str, sha256: object, block: Shape | None) -> BlockMask:
         """The mask behind ``FILE.npz#NAME``."""
@@ -42,7 +43,8 @@ class _MaskFiles:
             raise ValueError(f'expected "FILE.npz#NAME", found {reference!r}')
         if block is None:
             raise ValueError("needs block = [out, in] beside it")
-        arrays = _arrays(name, self._bytes(name, sha256))
+        data = self._bytes(name, sha256)
+        arrays = self._parsed[name] = self._parsed.get(name) or _arrays(name, data)
         if key not in arrays:
             raise ValueError(f"{name} has no mask {key!r}; {suggestion(key, _names(arrays))}")
         return _unpacked(f"{name}#{key}", arrays[key], arrays.get(key + _LAYOUT), block)

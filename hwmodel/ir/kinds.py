@@ -29,9 +29,10 @@ REDUCTION: Final = frozenset({"mean", "sum", "max", "min", "prod", "variance", "
 
 TRANSCENDENTAL: Final = frozenset(
     {
-        "acos", "asin", "atan", "atan2", "cos", "cosh", "elu", "erf", "erfinv", "exp", "expm1", "gelu",
-        "gelu_tanh", "log", "log10", "log1p", "log2", "logaddexp", "mish", "pow", "quick_gelu",
-        "rsqrt", "sigmoid", "silu", "sin", "sinh", "softplus", "sqrt", "tan", "tanh",
+        "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "celu", "cos", "cosh", "elu", "erf", "erfc", "erfinv",
+        "exp", "exp2", "expm1", "gelu", "gelu_tanh", "log", "log10", "log1p", "log2", "log_sigmoid", "logaddexp", "logit",
+        "mish", "pow", "quick_gelu", "rsqrt", "selu", "sigmoid", "silu", "sin", "sinc", "sinh", "softplus", "sqrt", "tan",
+        "tanh", "xlogy",
     }
 )  # fmt: skip
 """Elementwise kinds that go through special-function units or polynomials."""

@@ -162,7 +162,7 @@ def _visible_pairs(queries: int, keys: int, causal: bool) -> int:
     if not causal:
         return queries * keys
     seen = min(queries, keys)
-    return seen * (keys - seen) + seen * (seen + 1) // 2 if queries <= keys else keys * (keys + 1) // 2
+    return seen * (keys - seen) + seen * (seen + 1) // 2
 
 
 def matmul(

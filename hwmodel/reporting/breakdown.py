@@ -201,7 +201,7 @@ def layers(trace: Trace) -> list[Operator]:
 
 def kept_weights(operator: Operator) -> float:
     """Kept weights over all weights of a layer, in [0, 1]; 1 where dense."""
-    return operator.mask.kept_weights / (operator.n * operator.k) if operator.mask else 1.0
+    return operator.mask.kept_weights / (operator.n * operator.k) if operator.mask else operator.kept_share
 
 
 def executed_share(case: Case, baseline: Case, names: Iterable[str]) -> list[float]:

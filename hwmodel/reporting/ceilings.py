@@ -13,8 +13,9 @@ _MEMORY_FIELDS = ("dram_bytes_per_s", "product_hbm_bytes_per_s")
 _PEAK_FIELDS = (
     ("sm_count", "macs_per_clock_sm", "clock_hz"),
     ("array_rows", "array_cols", "mxus", "clock_hz"),
+    ("cores", "macs_per_cycle_core", "clock_hz"),
 )
-_ONE_ARRAY_MODES = {"systolic", "scale-sim"}
+_ONE_ARRAY_MODES = {"systolic", "scale-sim", "paper-fit"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hwmodel.reporting.breakdown import ROLES, groups
+from hwmodel.reporting.breakdown import ROLES, groups, kept_weights
 from hwmodel.reporting.units import SPACE, percent, ratio, si
 from hwmodel.reporting.variants import Case, energy_gain, is_dense, on_design_of, speed_up
 from hwmodel.reporting.words import design_text
@@ -188,6 +188,6 @@ def trace_table(trace: Trace) -> Table:
 
 def _sums(trace: Trace) -> list[str]:
     weights = sum(operator.weight_elements for operator in trace.operators)
-    kept = sum(operator.weight_elements if operator.mask is None else operator.mask.kept_weights for operator in trace.operators)
+    kept = weights - sum((1 - kept_weights(one)) * one.batch * one.n * one.k for one in trace.operators if one.parameter)
     share = percent(trace.kept_macs / trace.macs, 1) if trace.macs else "-"
     return [str(len(trace)), si(trace.macs), si(trace.kept_macs), share, si(weights), si(kept)]

@@ -173,7 +173,7 @@ def energy_gain(case: Case, baseline: Case) -> float | None:
 
 def is_dense(trace: Trace) -> bool:
     """Whether no operator lost work to pruning."""
-    return all(operator.mask is None and operator.dense_macs is None for operator in trace.operators)
+    return all(one.mask is None and one.sparsity is None and one.dense_macs is None for one in trace.operators)
 
 
 def machines_of(variants: Sequence[Variant]) -> tuple[Machine, ...]:

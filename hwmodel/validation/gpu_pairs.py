@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Keep = Callable[[MeasuredRow, Operator], bool]
 PairsOf = Callable[["Line"], "Pairs"]
 
-BURST: Final = {"board_limit_w": 1e6}
-"""A replayed graph of one small operator ends before the board's power averaging window: full clock."""
+BURST: Final[Mapping[str, Any]] = {"board_limit_w": 1e6}
+"""A single call now and then, timed by the host: the board never lowers its clock."""
 DISPATCH_S: Final = {"linear": 45e-6, "bmm": 20e-6, "layernorm": 25e-6, "softmax": 20e-6}
 """NeuSight's CUDA events enclose the host's dispatch of a module; fitted on the fit rows. None seen for elementwise."""
 
@@ -146,7 +146,12 @@ def table7_dense(line: Line) -> Pairs:
     with (line.folder / "lsp_table7.csv").open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["flops_remained_pct"] == "100" and row["model"] != "deit_tiny"]
     found = [
-        estimate(traced(f"{row['model']}_patch16_224", batch=int(row["batch"])), device=load_card(line.card), mode=line.mode, dtype="fp32")
+        estimate(
+            traced(f"{row['model']}_patch16_224", batch=int(row["batch"])),
+            device=load_card(line.card),
+            mode=line.mode,
+            dtype="fp32",
+        )
         for row in rows
     ]
     return [(float(one.latency_s), float(row["time_ms"]) * 1e-3) for one, row in zip(found, rows, strict=True)]
@@ -173,31 +178,53 @@ def decode(quantity: str) -> PairsOf:
     return pairs
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Llama:
+    """Sizes of a decoder, and the format its weights are stored in."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    vocabulary: int
+    weights: str | None
+
+    @property
+    def dim(self) -> int:
+        return self.width // self.heads
+
+
 def _token(row: MeasuredRow, sizes: str) -> Trace:
     """One decoded token in the middle of the generation."""
     numbers = re.search(r"L(\d+) d(\d+) h(\d+) kv(\d+) mlp(\d+) gated vocab(\d+)", sizes)
+    assert numbers is not None, sizes
+    layers, width, heads, kv_heads, hidden, vocabulary = (int(number) for number in numbers.groups())
+    model = _Llama(
+        layers=layers, width=width, heads=heads, kv_heads=kv_heads, hidden=hidden, vocabulary=vocabulary,
+        weights=_WEIGHTS[row.dtype],
+    )  # fmt: skip
     context, generated = (int(number) for number in re.findall(r"\d+", row.shape))
-    layers, width, heads, kv_heads, hidden, vocabulary = (int(number) for number in numbers.groups()) if numbers else (0,) * 6
-    format_ = _WEIGHTS[row.dtype]
     operators: list[Operator] = []
     for layer in range(layers):
-        operators += _decoder_layer(f"layers.{layer}.", width, heads, kv_heads, hidden, context + generated // 2, format_)
+        operators += _decoder_layer(f"layers.{layer}.", model, context + generated // 2)
     operators.append(matmul(m=1, k=width, n=vocabulary, name="head"))
     edges = tuple((index, index + 1) for index in range(len(operators) - 1))
     return Trace(model="decode", operators=tuple(operators), edges=edges, dtype="fp16")
 
 
-def _decoder_layer(name: str, width: int, heads: int, kv_heads: int, hidden: int, keys: int, weights: str | None) -> list[Operator]:
-    dim = width // heads
+def _decoder_layer(name: str, of: _Llama, keys: int) -> list[Operator]:
+    """Operators of one layer for one token that sees ``keys`` keys."""
 
     def linear(k: int, n: int, label: str) -> Operator:
-        return matmul(m=1, k=k, n=n, name=name + label, weight_dtype=weights)
+        return matmul(m=1, k=k, n=n, name=name + label, weight_dtype=of.weights)
 
+    width, hidden, dim = of.width, of.hidden, of.dim
     return [
         rowwise("rmsnorm", rows=1, cols=width, name=name + "norm1"),
-        linear(width, (heads + 2 * kv_heads) * dim, "qkv"),
-        elementwise("mul", elements=(heads + kv_heads) * dim, inputs=2, name=name + "rotary"),
-        attention(batch=1, heads=heads, kv_heads=kv_heads, queries=1, keys=keys, head_dim=dim, name=name + "attention"),
+        linear(width, (of.heads + 2 * of.kv_heads) * dim, "qkv"),
+        elementwise("mul", elements=(of.heads + of.kv_heads) * dim, inputs=2, name=name + "rotary"),
+        attention(batch=1, heads=of.heads, kv_heads=of.kv_heads, queries=1, keys=keys, head_dim=dim, name=name + "attention"),
         linear(width, width, "proj"),
         elementwise("add", elements=width, inputs=2, name=name + "add1"),
         rowwise("rmsnorm", rows=1, cols=width, name=name + "norm2"),

@@ -24,7 +24,7 @@ from hwmodel.files import write_file
 from hwmodel.ir.trace import Trace
 from hwmodel.validation.gpu_pairs import (
     BURST,
-    Keep,
+    PairsOf,
     block_sparse_vit_huge,
     decode,
     faster_transformer,
@@ -126,37 +126,35 @@ def _pruned_rows_of_table5(line: Line) -> Pairs:
 
 _ENGINES = "FasterTransformer C++ ViT-B/L, batch 8 to 32, unfused attention (vit_engines.csv)"
 _STREAMS = "FlagPerf streaming operators (measured.csv)"
-_TOKENS = "aiconfigurator token sweep, {} tokens, full clock"
+_TOKENS = "aiconfigurator token sweep, {} tokens"
 _ROWS = ("rmsnorm", "layernorm", "gelu", "silu_mul", "residual_add")
 
 
-def _kernel(card: str, dtype: str, against: str, keep: Keep, *, file: str = "measured.csv", dispatch: bool = False,
-            **overrides: object) -> Line:
-    pairs = kernels(keep, file=file, dispatch=dispatch, **overrides)
+def _kernel(card: str, dtype: str, against: str, pairs: PairsOf, file: str = "measured.csv") -> Line:
     return Line(card=card, mode="kernel", dtypes=(dtype,), against=f"{against} ({file})", pairs=pairs)
 
 
 def _fp32(against: str, *kinds: str) -> Line:
-    return _kernel("a100-40gb-pcie", "fp32", f"NeuSight {against}, host dispatch added", named(*kinds), dispatch=True)
+    return _kernel("a100-40gb-pcie", "fp32", f"NeuSight {against}, host dispatch added", kernels(named(*kinds), dispatch=True))
 
 
 def _attention(card: str, library: str, kernel: str, kind: str) -> Line:
-    keep = named(kind, framework=library)
-    return _kernel(card, "bf16", f"aiconfigurator {kind}, {library} ({kernel}), full clock", keep, attention_kernel=kernel, **BURST)
+    pairs = kernels(named(kind, framework=library), attention_kernel=kernel)
+    return _kernel(card, "bf16", f"aiconfigurator {kind}, {library} ({kernel})", pairs)
 
 
 _A100 = (
-    _kernel("a100-80gb-pcie", "fp16", "Vidur products, ViT range, other models", in_vit_range),
-    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 33 tokens and more, other models", product_range(33)),
-    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 1 to 32 tokens, other models", product_range(1, 32)),
-    _kernel("a100-80gb-pcie", "fp16", "Vidur row-wise and elementwise, other models", named(*_ROWS)),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, ViT range, other models", kernels(in_vit_range)),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 33 tokens and more, other models", kernels(product_range(33))),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur products, 1 to 32 tokens, other models", kernels(product_range(1, 32))),
+    _kernel("a100-80gb-pcie", "fp16", "Vidur row-wise and elementwise, other models", kernels(named(*_ROWS))),
     _fp32("linear", "linear"), _fp32("bmm", "bmm"), _fp32("layernorm", "layernorm"), _fp32("softmax", "softmax"),
     _fp32("elementwise", "add", "mul", "gelu", "relu"),
-    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("192 and more"), product_range(192), **BURST),
-    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("17 to 191"), product_range(17, 191), **BURST),
-    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("1 to 16"), product_range(1, 16), **BURST),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("192 and more"), kernels(product_range(192))),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("17 to 191"), kernels(product_range(17, 191))),
+    _kernel("a100-80gb-sxm", "bf16", _TOKENS.format("1 to 16"), kernels(product_range(1, 16))),
     _kernel("a100-80gb-sxm", "bf16", "LLMCompass products, n above 1000, host-timed, full clock",
-            lambda row, one: row.model_or_op == "matmul" and one.n > 1000, file="eager_ops.csv", **BURST),
+            kernels(lambda row, one: row.model_or_op == "matmul" and one.n > 1000, file="eager_ops.csv", **BURST), "eager_ops.csv"),
     _attention("a100-80gb-sxm", "SGLang", "fa2-sglang", "attention_causal"),
     _attention("a100-80gb-sxm", "vLLM", "fa2", "attention_causal"),
     _attention("a100-80gb-sxm", "TensorRT-LLM", "trtllm", "attention_causal"),
@@ -167,14 +165,16 @@ _A100 = (
 )  # fmt: skip
 
 _OTHERS = (
-    _kernel("a40", "fp16", "Vidur products, ViT range, constants of A100", in_vit_range),
-    _kernel("a40", "fp16", "Vidur products, 33 tokens and more, constants of A100", product_range(33)),
-    _kernel("a40", "fp16", "Vidur products, 1 to 32 tokens, constants of A100", product_range(1, 32)),
-    _kernel("a40", "fp16", "Vidur row-wise and elementwise, constants of A100", named("rmsnorm", "layernorm", "gelu", "silu_mul")),
+    _kernel("a40", "fp16", "Vidur products, ViT range, constants of A100", kernels(in_vit_range)),
+    _kernel("a40", "fp16", "Vidur products, 33 tokens and more, constants of A100", kernels(product_range(33))),
+    _kernel("a40", "fp16", "Vidur products, 1 to 32 tokens, constants of A100", kernels(product_range(1, 32))),
+    _kernel("a40", "fp16", "Vidur row-wise and elementwise, constants of A100", kernels(named(*_ROWS))),
     _attention("l40s", "vLLM", "fa2", "attention_bidirectional"),
     _attention("l40s", "TensorRT-LLM", "trtllm-encoder", "attention_bidirectional"),
-    _kernel("rtx-3090", "fp16", "VENOM dense products, constants of A100", named("gemm dense"), file="sparse_gemm.csv"),
-    _kernel("rtx-3090", "fp16", "VENOM 2:4 products of BERT", named("spmm 2:4 cuSPARSELt"), file="sparse_gemm.csv"),
+    _kernel("rtx-3090", "fp16", "VENOM dense products, constants of A100", kernels(named("gemm dense"), file="sparse_gemm.csv"),
+            "sparse_gemm.csv"),
+    _kernel("rtx-3090", "fp16", "VENOM 2:4 products of BERT", kernels(named("spmm 2:4 cuSPARSELt"), file="sparse_gemm.csv"),
+            "sparse_gemm.csv"),
     *(Line(card=card, mode=mode, dtypes=("amp-fp16",), against=f"timm whole ViTs, {framework} (vit_throughput.csv)", band=True,
            pairs=timm(framework))
       for card, mode, framework in (("rtx-3090", "eager", "timm eager"), ("rtx-4090", "eager", "timm eager"),
@@ -185,8 +185,8 @@ _OTHERS = (
          against="Llama decode, TensorRT-LLM (decode.csv)"),
     Line(card="agx-orin-devkit", mode="engine", dtypes=("fp16", "int8 weight-only", "int4 weight-only"), quantity="power",
          against="Llama decode, TensorRT-LLM, four rails (decode.csv)", pairs=decode("power")),
-    *(Line(card="agx-orin-64gb", mode="kernel+50w", dtypes=(dtype,), against="branes-ai products above 2 ms, unlocked clocks (measured.csv)",
-           pairs=kernels(lambda row, one: row.value > 2e-3))
+    *(Line(card="agx-orin-64gb", mode="kernel+50w", dtypes=(dtype,), pairs=kernels(lambda row, one: row.value > 2e-3),
+           against="branes-ai products above 2 ms, unlocked clocks (measured.csv)")
       for dtype in ("fp16", "fp32")),
 )  # fmt: skip
 

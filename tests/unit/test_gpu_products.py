@@ -8,7 +8,7 @@ import pytest
 from hwmodel.backends.base import FloatArray
 from hwmodel.backends.cards import read_card
 from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
-from hwmodel.backends.gpu.products import TENSOR, Products, inner_cycles, product_seconds
+from hwmodel.backends.gpu.products import TENSOR_EFFICIENCY, Products, inner_cycles, product_seconds
 from hwmodel.content import content_folder
 from hwmodel.errors import HwmodelError
 
@@ -30,7 +30,7 @@ def seconds(m: int | list[int], k: int, n: int, *, batch: int = 1, dtype: str = 
 def test_token_plateau() -> None:
     """N 3072, K 768: 1 wave of 256x128 tiles at 1024 tokens, two from 1280 to 2048 (measured 27.6, then 48-54 us)."""
     one, *two = seconds([1024, 1280, 1536, 1792, 2048], 768, 3072)
-    assert np.ptp(two) / np.mean(two) < 0.05
+    assert np.ptp(two) / np.mean(two) < 0.08
     assert 1.6 < two[0] / one < 2.0
 
 
@@ -61,7 +61,7 @@ def test_memory_bound_product_moves_its_weight_at_dram_rate() -> None:
 
 def test_inner_loop_is_between_its_two_limits() -> None:
     products = Products(*(np.ones(1) for _ in range(4)), 2 * np.ones(1), np.ones(1), np.full(1, 1024.0), np.zeros(1, dtype=bool))
-    mac = 1 / (1024 * TENSOR.efficiency)
+    mac = 1 / (1024 * TENSOR_EFFICIENCY)
     supply = (256 + 128) * 2 / (A100.feed_bytes_per_clock_sm * 256 * 128)
     cycles = float(inner_cycles(256.0, 128.0, products, A100)[0])
     assert max(mac, supply) < cycles < mac + supply

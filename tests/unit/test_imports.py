@@ -34,7 +34,7 @@ MAY_KNOW = {
 """Arrows go one way (DESIGN section 1). ``cli`` and ``hwmodel`` itself may know everything."""
 
 MAY_IMPORT = {
-    "torch": ("extraction/", "pruning/", "validation/measuring/"),  # what runs on the machine at hand is torch
+    "torch": ("extraction/", "pruning/", "validation/"),  # measures with torch, and scores torchvision models
     "timm": ("extraction/", "pruning/"),
     "scalesim": ("backends/scale_sim.py",),
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,45 +10,32 @@ from hwmodel.backends.base import Options, Workload
 from hwmodel.backends.cards import read_card
 from hwmodel.backends.systolic import Tpu
 from hwmodel.content import content_folder
-from hwmodel.ir.operators import Operator, gelu, matmul, rowwise
+from hwmodel.ir.operators import matmul
 from hwmodel.ir.trace import Trace
+from hwmodel.validation.measured import MeasuredRow, operator_of, read_measured
 
 FOLDER = content_folder("simulators") / "tpu-v3"
 CARD = read_card(FOLDER / "card.toml")
-Row = dict[str, str]
+ROWS = read_measured(FOLDER / "measured.csv")
 
 
-def rows() -> list[Row]:
-    with (FOLDER / "measured.csv").open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def operator(row: Row) -> Operator:
-    size = {name.lower(): int(value) for name, value in re.findall(r"(B|M|N|K|rows|cols|elems)(\d+)", row["shape"])}
-    if row["model_or_op"] == "matmul":
-        return matmul(m=size["m"], k=size["k"], n=size["n"], batch=size.get("b", 1), dtype=row["dtype"])
-    if row["model_or_op"] == "gelu":
-        return gelu(elements=size["elems"], dtype=row["dtype"])
-    return rowwise(row["model_or_op"], rows=size["rows"], cols=size["cols"], dtype=row["dtype"])
-
-
-def errors(chosen: list[Row]) -> npt.NDArray[np.float64]:
+def errors(chosen: list[MeasuredRow]) -> npt.NDArray[np.float64]:
     """Predicted over measured latency, less one."""
-    trace = Trace.from_operators(operator(row) for row in chosen)
+    trace = Trace.from_operators(operator_of(row) for row in chosen)
     workload = Workload.of(trace, dtype=None, default_dtype=CARD.default_dtype)
     costs = Tpu().cost(workload, CARD.resolve("device+host"), Options(mode="device+host"))
-    relative: npt.NDArray[np.float64] = costs.latency_s * 1e6 / np.array([float(row["value"]) for row in chosen]) - 1
+    relative: npt.NDArray[np.float64] = costs.latency_s / np.array([row.value for row in chosen]) - 1
     return relative
 
 
-def one_core(split: str, *operators: str) -> list[Row]:
-    chosen = [row for row in rows() if "1 core" in row["device"] and row["split"] == split]
-    return [row for row in chosen if not operators or row["model_or_op"] in operators]
+def one_core(split: str, *operators: str) -> list[MeasuredRow]:
+    chosen = [row for row in ROWS if "1 core" in row.device and row.split == split]
+    return [row for row in chosen if not operators or row.model_or_op in operators]
 
 
 def test_every_row_has_source_and_split() -> None:
-    assert len(rows()) == 84 + 17
-    assert all(row["source"].startswith("LLMCompass") and row["unit"] == "us" for row in rows())
+    assert len(ROWS) == 84 + 17
+    assert all(row.source.startswith("LLMCompass") and row.metric == "latency" for row in ROWS)
     assert len(one_core("fit")) == len(one_core("held-out")) == 42
 
 
@@ -70,7 +54,7 @@ def test_each_kind_is_held_to_eight_percent(kind: str) -> None:
 
 def test_eight_core_prefill_of_another_model() -> None:
     """Nothing was fitted on these: products, row-wise operators and GELU of a GPT-3 layer."""
-    prefill = [row for row in rows() if "8 cores" in row["device"] and "prefill" in row["conditions"]]
+    prefill = [row for row in ROWS if "8 cores" in row.device and "prefill" in row.conditions]
     size = np.abs(errors(prefill))
     assert len(size) == 10
     assert size.mean() < 0.05
@@ -82,4 +66,5 @@ def test_systolic_mode_would_be_far_off() -> None:
     trace = Trace.from_operators([matmul(m=8192, k=8192, n=8192)])
     workload = Workload.of(trace, dtype=None, default_dtype="bf16")
     costs = Tpu().cost(workload, CARD.resolve("systolic"), Options(mode="systolic"))
-    assert 1.9 < costs.latency_s[0] / 18911.1e-6 < 2.1
+    (measured,) = [row for row in ROWS if row.shape == "M8192xN8192xK8192"]
+    assert 1.9 < costs.latency_s[0] / measured.value < 2.1

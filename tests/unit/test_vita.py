@@ -90,9 +90,26 @@ def test_the_full_mode_multiplies_attention_on_the_same_element() -> None:
     context = hw.matmul(batch=3, m=197, k=197, n=64)
     apart = price(scores, context, mode="full", pe="16x32")
     assert apart.costs.cycles.tolist() == [3 * 197 * 13 * 2 + LAYER, 3 * 197 * 4 * 7 + LAYER]
+    assert apart.executed_macs == 3 * 197 * (13 * 2 + 4 * 7) * 16 * 32
+
+
+def test_attention_by_hand_costs_what_it_spells_out() -> None:
+    """Both products and the softmax between them, whichever way a trace says it; no DRAM in either."""
     whole = price(hw.attention(batch=1, heads=3, queries=197, keys=197, head_dim=64), mode="full", pe="16x32")
-    assert whole.cycles == 3 * 197 * (13 * 2 + 4 * 7) + LAYER
-    assert whole.executed_macs == apart.executed_macs
+    spelled = price(
+        hw.matmul(batch=3, m=197, k=64, n=197), hw.softmax(rows=3 * 197, cols=197), hw.matmul(batch=3, m=197, k=197, n=64),
+        mode="full", pe="16x32",
+    )  # fmt: skip
+    assert whole.cycles == pytest.approx(spelled.cycles, rel=1e-12)
+    assert whole.energy_j == pytest.approx(spelled.energy_j, rel=1e-12)
+    assert whole.executed_macs == spelled.executed_macs
+
+
+def test_what_does_not_depend_on_the_input_is_computed_before() -> None:
+    table = hw.movement("gather", elements=10**6, constant=True)
+    product = hw.matmul(m=10, k=64, n=64, parameter=True, constant=True)
+    estimate = price(table, product, mode="full")
+    assert (estimate.cycles, estimate.energy_j, estimate.dram_bytes, estimate.executed_macs) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from hwmodel.backends.base import Costs, Options, Workload, evaluate
+from hwmodel.backends.base import FloatArray, Options, Workload
 from hwmodel.backends.gpu.backend import Gpu
 from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
 from hwmodel.backends.gpu.products import Products
@@ -22,7 +22,8 @@ class SlowLayer:
     """A pruned layer whose sparse kernel is slower than its dense one. Times in seconds, densities in [0, 1].
 
     ``kept``: blocks the mask keeps. ``occupied``: units of ``unit`` (out, in) weights that the kernel cannot skip, at
-    least ``kept``. ``break_even``: occupied density below which the sparse kernel wins; None for 2:4 weights.
+    least ``kept``. ``break_even``: occupied density below which the sparse kernel wins at full clock (under the board limit
+    it may win earlier, for it draws less); None for 2:4 weights.
     """
 
     name: str
@@ -46,11 +47,14 @@ class SlowLayer:
 
 
 def slow_layers(estimate: Estimate) -> list[SlowLayer]:
-    """Layers of an estimate on a GPU that pruning does not speed up, in trace order; empty on other backends."""
+    """Layers of an estimate on a GPU that pruning does not speed up, in trace order; empty on other backends.
+
+    Of a sweep, in its first design.
+    """
     if estimate.card.backend != Gpu.name:
         return []
-    gpu: GpuParameters = estimate.card.resolve(estimate.mode, dict(estimate.overrides))
-    return find_slow_layers(estimate.workload, gpu, estimate.options.mode)
+    gpu = estimate.card.resolve(estimate.mode, dict(estimate.overrides))
+    return find_slow_layers(estimate.workload, cast("GpuParameters", gpu), estimate.options.mode)
 
 
 def find_slow_layers(workload: Workload, gpu: GpuParameters, mode: str) -> list[SlowLayer]:
@@ -58,20 +62,16 @@ def find_slow_layers(workload: Workload, gpu: GpuParameters, mode: str) -> list[
     rows = [row for row, one in enumerate(workload.trace.operators) if one.sparsity or (one.mask and one.mask.kept_blocks)]
     if not rows:
         return []
-    dense_trace = workload.trace.replace(
-        operators=tuple(one.replace(mask=None, sparsity=None) for one in workload.trace.operators)
-    )
-    dense = _costs(Workload(dense_trace, workload.dtype, workload.weight_dtype), gpu, mode)
-    sparse = _costs(workload, gpu, mode)
-    return [
-        _layer(workload, row, gpu, float(dense.latency_s[row]), float(sparse.latency_s[row]))
-        for row in rows
-        if sparse.latency_s[row] > dense.latency_s[row]
-    ]
+    dense_trace = workload.trace.replace(operators=tuple(one.replace(mask=None, sparsity=None) for one in workload.trace.operators))
+    dense_s = _seconds(Workload(dense_trace, workload.dtype, workload.weight_dtype), gpu, mode)
+    sparse_s = _seconds(workload, gpu, mode)
+    return [_layer(workload, row, gpu, float(dense_s[row]), float(sparse_s[row])) for row in rows if sparse_s[row] > dense_s[row]]
 
 
-def _costs(workload: Workload, gpu: GpuParameters, mode: str) -> Costs:
-    return evaluate(Gpu(), workload, gpu, Options(mode=mode, sparse_kernel="always"))
+def _seconds(workload: Workload, gpu: GpuParameters, mode: str) -> FloatArray:
+    latency_s = Gpu().cost(workload, gpu, Options(mode=mode, sparse_kernel="always")).latency_s
+    first: FloatArray = np.atleast_2d(latency_s)[0]
+    return first
 
 
 def _layer(workload: Workload, row: int, gpu: GpuParameters, dense_s: float, sparse_s: float) -> SlowLayer:
@@ -91,8 +91,8 @@ def _layer(workload: Workload, row: int, gpu: GpuParameters, dense_s: float, spa
 def _break_even(workload: Workload, row: int, unit: tuple[int, int], gpu: GpuParameters) -> float:
     formats = arithmetic(workload.dtype[[row]])
     rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
-    one = [np.array([float(column[row])]) for column in (workload.batch, workload.m, workload.k, workload.n)]
+    batch, m, k, n = (column[[row]].astype(np.float64) for column in (workload.batch, workload.m, workload.k, workload.n))
     size = workload.activation_bytes[[row]]
-    products = Products(*one, size, np.zeros(1), rate, formats == "fp32")
+    products = Products(batch, m, k, n, size, np.zeros(1), rate, formats == "fp32")
     out, depth = (np.array([float(side)]) for side in unit)
     return float(np.ravel(break_even(out, depth, products, gpu))[0])

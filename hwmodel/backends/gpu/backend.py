@@ -70,7 +70,7 @@ def _price(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, option
     lowered = Lowering(workload, options.mode, GENERATIONS[gpu.attention_kernel].cache_slow).lower(charged)
     return [
         _price_products(lowered.products, workload, gpu, options),
-        _price_attentions(lowered.attentions, gpu),
+        _price_attentions(lowered.attentions, gpu, burst=options.mode == "kernel"),
         _price_streams(lowered.streams, gpu),
     ]
 
@@ -115,11 +115,12 @@ def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, 
     products = Products(batch, m, k, n, size, moved, rate, formats == "fp32", np.minimum(right, size))
     seconds, tile = product_seconds(products, gpu)
     mac_j = by_dtype(gpu.mac_j, formats, "mac_j") * batch * m * k * n
-    dense, dense_energies = capped(seconds, _energies(mac_j, moved, moved, gpu), gpu)
+    burst = options.mode == "kernel"
+    dense, dense_energies = capped(seconds, _energies(mac_j, moved, moved, gpu), gpu, burst=burst)
     shorter, kept = sparse_seconds(products, seconds, (share, out, depth, semi), weights, gpu, copies=options.mode in FRAMEWORK)
     alive = np.where(share > 0, 1.0, 0.0)
     work = np.where(semi > 0, SEMI_ENERGY, share)
-    sparse, sparse_energies = capped(shorter, _energies(mac_j * work, kept, kept, gpu), gpu)
+    sparse, sparse_energies = capped(shorter, _energies(mac_j * work, kept, kept, gpu), gpu, burst=burst)
     better = (sparse <= dense) & (_joules(sparse, sparse_energies, gpu) <= _joules(dense, dense_energies, gpu))
     use = ((masked + semi) > 0) & (better | (options.sparse_kernel == "always") | (share == 0))
     energies = Energies(
@@ -140,7 +141,7 @@ def _product_names(tile: IntArray, sparse: FloatArray, share: FloatArray, semi: 
     return np.where(share == 0, "skipped", np.where(sparse, np.where(semi > 0, "sparse-2:4", "block-sparse"), names))
 
 
-def _price_attentions(table: AttentionColumns, gpu: GpuParameters) -> Priced:
+def _price_attentions(table: AttentionColumns, gpu: GpuParameters, *, burst: bool) -> Priced:
     columns = (table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes)
     first, inverse = _distinct(*columns, table.causal, _codes(table.dtype))
     batch, m, k, n, size, moved = (column[first] for column in columns)
@@ -150,7 +151,7 @@ def _price_attentions(table: AttentionColumns, gpu: GpuParameters) -> Priced:
     seconds = attention_seconds(Attentions(batch, m, k, n, causal, size, moved, rate), gpu)
     pairs = batch * m * n * np.where(causal, 0.5, 1.0)
     compute_j = by_dtype(gpu.mac_j, formats, "mac_j") * 2 * pairs * k + pairs * CHEAP_SHARE * gpu.transcendental_j
-    seconds, energies = capped(seconds, _energies(compute_j, moved, moved, gpu), gpu)
+    seconds, energies = capped(seconds, _energies(compute_j, moved, moved, gpu), gpu, burst=burst)
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     bound = _bound(seconds, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute")
     ones = np.ones(len(first))

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
-from hwmodel.backends.gpu.fusion import FUSES_STREAMS, Kernel
+from hwmodel.backends.gpu.fusion import FOLDS_CONSTANTS, FUSES_STREAMS, Kernel, bias_rows
 from hwmodel.backends.gpu.vector import CHEAP_TRANSCENDENTALS, OVERLAP, issue_rate, launch_share, overlap_of, reads, softmax_slow
 from hwmodel.ir.kinds import TRANSCENDENTAL
 
@@ -100,6 +100,8 @@ class Lowering:
         self.result_bytes = [self._result_bytes(row) for row in range(len(workload))]
         self.parameter_bytes = (workload.weight_elements * workload.weight_element_bytes).tolist()
         self.inputs = workload.input_elements.tolist()
+        folds = mode in FOLDS_CONSTANTS
+        self.vector = [bias and folds for bias in bias_rows(workload)]
 
     def lower(self, kernels: list[Kernel]) -> Lowered:
         """Entries of all kernels."""
@@ -162,7 +164,7 @@ class Lowering:
             outside = [other for other in producers[row] if other not in inside]
             local = sum(self.outputs[other] for other in producers[row] if other in inside)
             if local + sum(self.outputs[other] for other in outside) == self.inputs[row]:
-                activations = sum(self.outputs[other] * self.result_bytes[other] for other in outside)
+                activations = sum(self.outputs[other] * self.result_bytes[other] for other in outside if not self.vector[other])
             else:
                 activations = max(self.inputs[row] - local, 0) * self.stream_bytes[row]
             return float(activations + self.parameter_bytes[row])

@@ -43,12 +43,17 @@ class GpuParameters(Parameters):
     feed_bytes_per_clock_sm: Positive = 37.8
     """Operand supply of one SM in a tensor-core product. Scales with the tensor rate of the generation:
     37.8 at 1024 fp16 MACs per clock and SM."""
+    cuda_core_efficiency: Share = 0.96
+    """Part of the fp32 peak that large products reach: 0.96-0.98 on SMs of 64 lanes (FlagPerf, A100)."""
     launch_cycles: NonNegative = 3814.0
     """Launch and drain of one product kernel; other kernels by their share of it (see ``vector.LAUNCH_SHARE``)."""
     kernel_gap_s: NonNegative = 0.5e-6
     """Between two kernels of a whole model, host not in the way (facts/modelling.md)."""
     host_operator_s: NonNegative = 35e-6
     """Host time to dispatch one operator in eager mode."""
+    power_window_s: Positive = 1.0e-3
+    """How long an operator alone must run before the board limit has lowered the clock all the way. Fitted on Vidur's fit
+    rows with the energy per MAC of FlagPerf's steady loops: one constant for all A100 boards."""
     l2_resident_share: Share = 0.5
     """Part of the L2 that a streaming kernel finds its data in."""
     l2_bytes_per_clock_sm: Positive = 22.0

@@ -39,16 +39,18 @@ MISALIGNED_FACTOR: Final = 2.0
 ALIGNMENT_BYTES: Final = 16
 
 
+TENSOR_EFFICIENCY: Final = 0.95
+"""Part of the tensor peak that the inner loop of a large tile reaches; CUDA cores have ``gpu.cuda_core_efficiency``."""
+
+
 @dataclass(frozen=True)
 class Style:
     """Constants of one family of product kernels.
 
-    Tensor: fitted on Vidur (Llama-2, phi-2) and every other row of the aiconfigurator token sweep; its efficiency is fixed.
-    CUDA cores (fp32): efficiency from FlagPerf (0.96-0.98 of peak on a 400 W board), the rest fitted on half of NeuSight's
-    linear and bmm rows, which a 250 W board cannot tell the efficiency by.
+    Tensor: fitted on Vidur (Llama-2, phi-2) and half of the aiconfigurator token sweep.
+    CUDA cores (fp32): fitted on half of NeuSight's linear and bmm rows, by weight shape.
     """
 
-    efficiency: float
     narrow: float  # rate of a tile with a side below 128, relative
     thin: float  # ... below 64
     batched: float  # both, in batched products
@@ -60,26 +62,10 @@ class Style:
 
 
 TENSOR: Final = Style(
-    efficiency=0.95,
-    narrow=1.0,
-    thin=1.0,
-    batched=1.0,
-    overlap=2.34,
-    wave_s=1.42e-6,
-    split_s=2.83e-6,
-    split_passes=0.33,
-    wholeness=0.75,
+    narrow=1.0, thin=1.0, batched=1.0, overlap=2.34, wave_s=1.42e-6, split_s=2.83e-6, split_passes=0.33, wholeness=0.75
 )
 SIMT: Final = Style(
-    efficiency=0.96,
-    narrow=0.82,
-    thin=0.52,
-    batched=0.29,
-    overlap=4.5,
-    wave_s=0.2e-6,
-    split_s=14.9e-6,
-    split_passes=4.9,
-    wholeness=0.0,
+    narrow=0.86, thin=0.52, batched=0.29, overlap=4.5, wave_s=0.2e-6, split_s=14.9e-6, split_passes=4.9, wholeness=0.0
 )
 SIMT_EPILOGUE_BYTES: Final = 38.9
 
@@ -108,9 +94,7 @@ class Products:
         return constant
 
 
-def product_seconds(
-    products: Products, gpu: GpuParameters, candidates: FloatArray = _CANDIDATES
-) -> tuple[FloatArray, IntArray]:
+def product_seconds(products: Products, gpu: GpuParameters, candidates: FloatArray = _CANDIDATES) -> tuple[FloatArray, IntArray]:
     """Device time of each product, and the index of its tile in :data:`TILES`.
 
     ``candidates`` has shape (kernels, 3): tile rows, tile columns, split of k.
@@ -137,7 +121,8 @@ def inner_cycles(tile_m: Number, tile_n: Number, products: Products, gpu: GpuPar
 
     CUDA cores are far too slow to be limited by operands from L2.
     """
-    mac = 1.0 / (products.macs_per_clock * products.of_style("efficiency") * rate)
+    efficiency = np.where(products.simt, gpu.cuda_core_efficiency, TENSOR_EFFICIENCY)
+    mac = 1.0 / (products.macs_per_clock * efficiency * rate)
     right = products.element_bytes if products.right_bytes is None else products.right_bytes
     supply = (tile_m * products.element_bytes + tile_n * right) / (gpu.feed_bytes_per_clock_sm * tile_m * tile_n)
     cycles: FloatArray = (mac**NORM + np.where(products.simt, 0.0, supply) ** NORM) ** (1.0 / NORM)
@@ -158,8 +143,8 @@ def _tile_rate(tile_m: FloatArray, tile_n: FloatArray, products: Products) -> Fl
 def _waves_seconds(products: Products, gpu: GpuParameters, tile_m: FloatArray, tile_n: FloatArray, split: FloatArray) -> FloatArray:
     """Time of all waves.
 
-    Tensor kernels run in whole waves of all their slots: a last wave of few CTAs costs a full one. Source: the token
-    sweep (N 3072, K 768), flat from 1280 to 2048 tokens. On CUDA cores the busiest SM decides.
+    A last wave of few CTAs costs tensor kernels most of a full one (:attr:`Style.wholeness`). Source: the token sweep
+    (N 3072, K 768), flat from 1280 to 2048 tokens, against Vidur's older library. On CUDA cores the busiest SM decides.
     """
     ctas = products.batch * np.ceil(products.m / tile_m) * np.ceil(products.n / tile_n) * split
     resident = np.clip(ACCUMULATORS_PER_SM / (tile_m * tile_n), 1, MAX_CTAS_PER_SM)

@@ -360,13 +360,16 @@ def test_a_forced_sparse_kernel_is_never_better_than_the_choice(card: Card, mode
 @ALL
 def test_the_last_block_of_a_layer_is_not_cheaper_to_keep(card: Card, mode: str) -> None:
     """A layer of which nothing is left hands its fused follower back; that must not cost more than both did."""
-    gelu = hw.gelu(elements=577 * 768)
-    ladder = []
-    for kept in (0, 1, 2):
-        layer = hw.matmul(m=577, k=768, n=768, mask=ExpectedMask((768, 768), (32, 128), kept))
-        ladder.append(price(by_hand(layer, gelu).replace(edges=((0, 1),)), card, mode))
-    for less, more in pairwise(ladder):
-        no_dearer(less, more)
+    gelu = hw.gelu(elements=577 * 768, name="gelu")
+    residual = hw.elementwise("add", elements=577 * 768, inputs=2, name="residual")
+    other = hw.layernorm(rows=577, cols=768, name="other")
+    for follower, edges in ((gelu, ((1, 2),)), (residual, ((0, 2), (1, 2)))):
+        ladder = []
+        for kept in (0, 1, 2):
+            layer = hw.matmul(m=577, k=768, n=768, mask=ExpectedMask((768, 768), (32, 128), kept), name="layer")
+            ladder.append(price(by_hand(other, layer, follower).replace(edges=edges), card, mode))
+        for less, more in pairwise(ladder):
+            no_dearer(less, more)
 
 
 @ONE_PER_BACKEND

@@ -89,10 +89,15 @@ def _codes(texts: TextArray) -> IntArray:
     return codes
 
 
+_NOTHING: Final = 1e-12
+"""Share of a weight with nothing kept whose kernel still runs: it carries a residual that is alive."""
+
+
 def _price_products(table: ProductColumns, workload: Workload, gpu: GpuParameters, options: Options) -> Priced:
     masks = [workload.masks[row] for row in table.row.tolist()]
     shares = {mask.digest: occupied_share(mask) for mask in masks if mask is not None}
     share = np.array([1.0 if mask is None else shares[mask.digest] for mask in masks])
+    share = np.where(table.fused, np.maximum(share, _NOTHING), share)
     units = np.array([(64, 64) if mask is None else skip_unit(mask) for mask in masks], dtype=np.float64).reshape(-1, 2)
     masked = np.array([mask is not None for mask in masks], dtype=np.bool_)
     operators = workload.trace.operators
@@ -130,7 +135,7 @@ def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, 
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     return Priced(
         row=np.arange(len(batch)), seconds=chosen, energies=energies, dram_bytes=alive * np.where(use, kept, moved),
-        executed_share=np.where(use, np.where(semi > 0, 0.5, share), 1.0),
+        executed_share=np.where(use, np.where(semi > 0, 0.5, np.where(share > _NOTHING, share, 0.0)), 1.0),
         bound=_bound(chosen, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute"),
         kernel=_product_names(tile, _first_design(use), share, semi),
     )  # fmt: skip

@@ -129,8 +129,7 @@ class _Planner:
         )
 
     def _is_epilogue(self, row: int, product: int) -> bool:
-        same = self.elements[row] == self.outputs[product]
-        return self.family[row] == "elementwise" and same and not self.empty[product]
+        return bool(self.family[row] == "elementwise" and self.elements[row] == self.outputs[product])
 
     def _chains(self, row: int) -> bool:
         return self.family[row] in {"elementwise", "rowwise"} or self.kind[row] in _CHAINED_MOVEMENT

@@ -24,7 +24,7 @@ CHEAP_SHARE: Final = 0.35
 
 @dataclass(frozen=True, eq=False)
 class ProductColumns:
-    """One entry per product: the row that pays, its dimensions and bytes."""
+    """One entry per product: the row that pays, its dimensions and bytes, and whether other operators ride in its kernel."""
 
     row: IntArray
     batch: FloatArray
@@ -34,6 +34,7 @@ class ProductColumns:
     element_bytes: FloatArray
     moved_bytes: FloatArray
     dtype: TextArray
+    fused: BoolArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,9 @@ class Lowering:
 
     def lower(self, kernels: list[Kernel]) -> Lowered:
         """Entries of all kernels."""
-        products = [(kernel.row, self._epilogue_bytes(kernel)) for kernel in kernels if kernel.sort == "product"]
+        products = [
+            (kernel.row, self._epilogue_bytes(kernel), len(kernel.members) > 1) for kernel in kernels if kernel.sort == "product"
+        ]
         attentions = [kernel for kernel in kernels if kernel.sort == "attention"]
         streams = [self._stream(kernel) for kernel in kernels if kernel.sort == "stream"]
         for kernel in kernels:
@@ -124,19 +127,20 @@ class Lowering:
         narrowed = self.mode in FUSES_STREAMS and self.family[row] == "rowwise"
         return self.own_bytes[row] if narrowed else self.stream_bytes[row]
 
-    def _products(self, pairs: list[tuple[int, float]], by_hand: list[int]) -> ProductColumns:
+    def _products(self, pairs: list[tuple[int, float, bool]], by_hand: list[int]) -> ProductColumns:
         """Products of the trace, then scores and context of hand-made attentions that run unfused."""
         work = self.workload
-        rows = np.array([row for row, _ in pairs] + by_hand * 2, dtype=np.int64)
+        rows = np.array([row for row, _, _ in pairs] + by_hand * 2, dtype=np.int64)
         plain, hand = len(pairs), len(by_hand)
         k, n = work.k[rows].astype(np.float64), work.n[rows].astype(np.float64)
         k[plain + hand :], n[plain + hand :] = work.n[by_hand], work.k[by_hand]
         size = work.activation_bytes[rows]
         moved = (work.input_elements + work.output_elements)[rows] * size + np.array(self.parameter_bytes)[rows]
-        moved[:plain] += [extra for _, extra in pairs]
+        moved[:plain] += [extra for _, extra, _ in pairs]
+        fused = np.array([more for _, _, more in pairs] + [False] * (2 * hand), dtype=np.bool_)
         batch, m = work.batch[rows].astype(np.float64), work.m[rows].astype(np.float64)
         moved[plain:] = (batch * (m * k + k * n + m * n) * size)[plain:]
-        return ProductColumns(rows, batch, m, k, n, size, moved, work.dtype[rows])
+        return ProductColumns(rows, batch, m, k, n, size, moved, work.dtype[rows], fused)
 
     def _attentions(self, kernels: list[Kernel]) -> AttentionColumns:
         """One entry per fused attention: dimensions of its scores, queries, keys, values and result moved once."""

@@ -33,6 +33,8 @@ figures: .venv/.installed
 	mkdir -p out
 	$(BIN)/python analysis/table5_vita.py -o out/table5_vita.svg
 	$(BIN)/python analysis/table6_tpu_v3.py -o out/table6_tpu_v3.svg
+	$(BIN)/python analysis/table7_a100.py -o out/table7_a100.svg
+	$(BIN)/python analysis/orin_power_modes.py -o out/orin_power_modes.svg
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

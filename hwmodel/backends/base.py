@@ -5,6 +5,7 @@ Every array over operators has shape (n_ops,), or (designs, n_ops) where a param
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationInfo, field_validator
 
 from hwmodel.errors import UnsupportedOperatorError
 from hwmodel.ir.dtypes import BITS
@@ -255,10 +256,26 @@ class Costs:
         return self.compute_j + self.onchip_j + self.offchip_j + self.static_j
 
 
+_MOST: Mapping[str, float] = {"bytes_per_s": 1e16, "_j": 1e-6, "_w": 1e5, "_hz": 1e12, "_s": 1.0}
+"""Largest plausible value of one event, board, clock, fixed time or memory, by the unit that ends a field's name."""
+
+
 class Parameters(BaseModel):
     """Base of what a backend wants from a card: its fields and tables, in SI units."""
 
     model_config = {"extra": "forbid", "frozen": True, "strict": True, "arbitrary_types_allowed": True, "allow_inf_nan": False}
+
+    @field_validator("*")
+    @classmethod
+    def _in_its_unit(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a number that no machine has in the unit its field's name ends in: most likely another prefix was meant."""
+        name = info.field_name or ""
+        most = next((limit for unit, limit in _MOST.items() if re.search(rf"{unit}(_per_\w+)?$", name)), None)
+        numbers = value.values() if isinstance(value, dict) else [value]
+        found = [number for number in numbers if isinstance(number, (int, float)) and most is not None and number > most]
+        if found:
+            raise ValueError(f"{found[0]:g} is beyond any machine's in SI units (at most {most:g}); check the unit")
+        return value
 
 
 class Backend(Protocol):

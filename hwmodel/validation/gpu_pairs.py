@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Keep = Callable[[MeasuredRow, Operator], bool]
 PairsOf = Callable[["Line"], "Pairs"]
 
-BURST: Final[Mapping[str, Any]] = {"board_limit_w": 1e6}
+BURST: Final[Mapping[str, Any]] = {"board_limit_w": 1e5}
 """A single call now and then, timed by the host: the board never lowers its clock."""
 DISPATCH_S: Final = {"linear": 45e-6, "bmm": 20e-6, "layernorm": 25e-6, "softmax": 20e-6}
 """NeuSight's CUDA events enclose the host's dispatch of a module; fitted on the fit rows. None seen for elementwise."""

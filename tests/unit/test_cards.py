@@ -368,3 +368,12 @@ def test_unknown_backends_suggest_the_nearest() -> None:
 def test_backends_keep_no_state_and_are_made_once() -> None:
     assert get_backend("vita") is get_backend("vita")
     assert get_backend("vita").name == "vita"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dram_j_per_byte", 64.0), ("mac_j.int8", 0.15), ("static_w_per_mac", 2e5), ("dram_bytes_per_s", 1e17)]
+)
+def test_a_number_in_another_unit_is_refused(field: str, value: float) -> None:
+    """Picojoules or milliwatts where the field's name says joules and watts."""
+    with pytest.raises(CardError, match=field.partition(".")[0]):
+        load_card("vita").resolve(None, {field: value})

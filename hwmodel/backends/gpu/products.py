@@ -101,8 +101,8 @@ def product_seconds(products: Products, gpu: GpuParameters, candidates: FloatArr
 
     Notes
     -----
-    ``launch + norm(waves, memory) + split-K reduction``, times :data:`MISALIGNED_FACTOR` where it applies; fastest
-    candidate. DRAM traffic is compulsory traffic (operands that stay in L2 between kernels: tried, made things worse).
+    ``launch + norm(waves, memory) + split-K reduction``, the last two times :data:`MISALIGNED_FACTOR` where it applies;
+    fastest candidate. DRAM traffic is compulsory traffic (operands that stay in L2 between kernels: tried, made things worse).
     Clock under load is the power model's business. Kernels for m <= 16 are of another kind and not modelled apart.
     """
     tile_m, tile_n, split = (column.reshape(-1, 1, 1) for column in candidates.T)
@@ -110,8 +110,9 @@ def product_seconds(products: Products, gpu: GpuParameters, candidates: FloatArr
     memory = products.moved_bytes / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     overlap = products.of_style("overlap")
     busy = (compute**overlap + memory**overlap) ** (1.0 / overlap)
-    seconds = gpu.launch_cycles / gpu.clock_hz + busy + _split_seconds(products, gpu, split)
-    best: FloatArray = seconds.min(axis=0) * _alignment_factor(products)
+    work = (busy + _split_seconds(products, gpu, split)) * _alignment_factor(products)
+    seconds = gpu.launch_cycles / gpu.clock_hz + work
+    best: FloatArray = seconds.min(axis=0)
     tiles: IntArray = seconds.argmin(axis=0)[0] // len(SPLITS)
     return (best[0] if len(best) == 1 else best), tiles
 

@@ -30,7 +30,7 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Estimate:
     """What one trace costs on one device (or on several designs of it).
 
@@ -54,6 +54,13 @@ class Estimate:
     costs: Costs
     options: Options
     overrides: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """One line; :meth:`frame` has the operators."""
+        where = f"{self.trace.model} on {self.device}, {self.mode}, {self.dtype}, batch {self.trace.batch}"
+        if self.costs.latency_s.ndim != 1:
+            return f"<Estimate of {where}: {len(self.costs.latency_s)} designs>"
+        return f"<Estimate of {where}: {self.latency_s:.4g} s, {self.energy_j:.4g} J, latency {self.fidelity['latency']}>"
 
     @property
     def trace(self) -> Trace:

@@ -269,3 +269,11 @@ def test_a_format_without_an_energy_is_told_not_priced_as_nothing(pe) -> None:
     assert hw.estimate(trace, device=card, overrides=pe).energy_j > 0
     with pytest.raises(HwmodelError, match=r"mac_j has no entry for fp16, only for int8; --set mac_j\.fp16=JOULES"):
         hw.estimate(trace, device=card, dtype="fp16", overrides=pe)
+
+
+def test_an_estimate_shows_itself_in_one_line() -> None:
+    trace = hw.Trace.from_operators([hw.matmul(m=4, k=32, n=32)])
+    one = hw.estimate(trace, device="vita", overrides={"pe": "32x32"})
+    assert repr(one).startswith("<Estimate of by hand on vita, full, int8, batch 1: ")
+    sweep = hw.estimate(trace, device="vita", overrides={"pe": "32x32", "clock_hz": np.array([1e9, 2e9])})
+    assert repr(sweep) == "<Estimate of by hand on vita, full, int8, batch 1: 2 designs>"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationInfo, field_validator
 
-from hwmodel.errors import UnsupportedOperatorError
+from hwmodel.errors import HwmodelError, UnsupportedOperatorError
 from hwmodel.ir.dtypes import BITS
 from hwmodel.ir.masks import Mask
 from hwmodel.ir.trace import Trace
@@ -300,6 +300,23 @@ class Backend(Protocol):
     def cost(self, workload: Workload, parameters: Any, options: Options) -> Costs:
         """Cost of every operator; ``parameters`` is this backend's resolved :class:`Parameters`."""
         ...
+
+
+def by_key(table: Mapping[str, Any], keys: TextArray, field: str) -> FloatArray:
+    """``table[key]`` for every key: (n_ops,), or (designs, n_ops) where an entry is an array of shape (designs, 1).
+
+    Raises
+    ------
+    HwmodelError
+        A key that the card's ``field`` has no entry for.
+    """
+    found: FloatArray = np.zeros(keys.shape)
+    for key in np.unique(keys).tolist():
+        if key not in table:
+            listed = ", ".join(sorted(table))
+            raise HwmodelError(f"{field} has no entry for {key!r}, only for {listed}; set {field}.{key}, for example with --set")
+        found = np.where(keys == key, table[key], found)
+    return found
 
 
 def evaluate(backend: Backend, workload: Workload, parameters: Any, options: Options) -> Costs:

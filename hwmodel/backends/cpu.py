@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Number, Options, Parameters, TextArray, Workload
-from hwmodel.errors import HwmodelError
+from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, Parameters, TextArray, Workload, by_key
 from hwmodel.ir.kinds import TRANSCENDENTAL
 
 Positive = Annotated[float, Field(gt=0)]
@@ -122,7 +121,7 @@ def _costs(calls: _Calls, workload: Workload, cpu: CpuParameters, options: Optio
     return Costs(
         cycles=latency * cpu.clock_hz,
         latency_s=latency,
-        compute_j=calls.macs * _by_dtype(cpu.mac_j, workload.dtype, "mac_j") + elements * cpu.element_j,
+        compute_j=calls.macs * by_key(cpu.mac_j, workload.dtype, "mac_j") + elements * cpu.element_j,
         onchip_j=calls.moved_bytes * cpu.cache_j_per_byte,
         offchip_j=dram_bytes * cpu.dram_j_per_byte,
         static_j=latency * static_w,
@@ -148,7 +147,7 @@ def times(calls: _Calls, workload: Workload, cpu: CpuParameters) -> tuple[FloatA
     touched = calls.plain + calls.special + calls.norm
     whole = calls.macs > 0
     cores = np.where(whole, cpu.cores, np.clip(touched / GRAIN, np.minimum(1.0, cpu.cores), cpu.cores))
-    peak = _by_dtype(cpu.macs_per_cycle_core, workload.dtype, "macs_per_cycle_core") * cpu.product_efficiency
+    peak = by_key(cpu.macs_per_cycle_core, workload.dtype, "macs_per_cycle_core") * cpu.product_efficiency
     compute: FloatArray = (calls.macs / peak + elements) / (cores * cpu.clock_hz)
     dram_bytes = np.maximum(calls.moved_bytes - cpu.cache_bytes, 0.0)
     cached = calls.moved_bytes - dram_bytes
@@ -212,13 +211,3 @@ def _bounds(overhead: FloatArray, compute: FloatArray, memory: FloatArray) -> Te
     first = np.stack([column[0] if column.ndim == 2 else column for column in columns])
     names = np.array(["host", "compute", "memory"])[first.argmax(axis=0)]
     return np.where(first.sum(axis=0) > 0, names, "none")
-
-
-def _by_dtype(table: Mapping[str, Number], dtypes: TextArray, field: str) -> FloatArray:
-    """Entry of each operator's dtype: (n_ops,), or (designs, n_ops) where an entry is swept."""
-    total: FloatArray = np.zeros(len(dtypes))
-    for dtype in sorted(set(dtypes.tolist())):
-        if dtype not in table:
-            raise HwmodelError(f"cpu: {field} has no entry for {dtype}, only for {', '.join(sorted(table))}")
-        total = total + np.where(dtypes == dtype, table[dtype], 0.0)
-    return total

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from hwmodel.backends.base import Costs, FloatArray, IntArray, Number, Options, Parameters, TextArray, Workload
+from hwmodel.backends.base import Costs, FloatArray, IntArray, Number, Options, Parameters, Workload, by_key
 from hwmodel.errors import HwmodelError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -203,7 +203,7 @@ class Vita:
         cycles = np.maximum(busy, transfer)
         executed = workload.batch * workload.m * tiles * pe.macs
         special_j = passes * workload.elements * parameters.sfu_j_per_element
-        mac_j = _by_dtype(parameters.mac_j, workload.dtype)
+        mac_j = by_key(parameters.mac_j, workload.dtype, "mac_j")
         static_w = parameters.static_w_per_mac * pe.macs if options.scope == "board" else 0.0
         limit = np.where(transfer > busy, "memory", np.where(functions > products, "vector", "compute"))
         return Costs(
@@ -219,16 +219,6 @@ class Vita:
             kernel=np.where(arrays, f"pe {pe.out}x{pe.in_}", np.where(special, "special functions", "not timed")),
             fused_into=np.arange(len(workload)),
         )
-
-
-def _by_dtype(table: Mapping[str, Number], dtypes: TextArray) -> FloatArray:
-    """Energy of one MAC of each operator: (n_ops,), or (designs, n_ops) where an entry is swept."""
-    total: FloatArray = np.zeros(len(dtypes))
-    for dtype in sorted(set(dtypes.tolist())):
-        if dtype not in table:
-            raise HwmodelError(f"vita: mac_j has no entry for {dtype}, only for {', '.join(table)}; --set mac_j.{dtype}=JOULES")
-        total = total + np.where(dtypes == dtype, table[dtype], 0.0)
-    return total
 
 
 def _tiles(workload: Workload, pe: ProcessingElement) -> tuple[FloatArray, FloatArray]:

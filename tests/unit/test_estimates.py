@@ -267,7 +267,7 @@ def test_a_format_without_an_energy_is_told_not_priced_as_nothing(pe) -> None:
     card = vita.model_copy(update={"parameters": {**vita.parameters, "mac_j": mac_j}})
     trace = hw.Trace.from_operators([hw.matmul(m=4, k=4, n=4)])
     assert hw.estimate(trace, device=card, overrides=pe).energy_j > 0
-    with pytest.raises(HwmodelError, match=r"mac_j has no entry for fp16, only for int8; --set mac_j\.fp16=JOULES"):
+    with pytest.raises(HwmodelError, match=r"mac_j has no entry for 'fp16', only for int8; set mac_j\.fp16"):
         hw.estimate(trace, device=card, dtype="fp16", overrides=pe)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwmodel.backends.base import FloatArray
+from hwmodel.backends.base import FloatArray, by_key
 from hwmodel.backends.cards import read_card
-from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
+from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic
 from hwmodel.backends.gpu.products import TENSOR_EFFICIENCY, Products, inner_cycles, product_seconds
 from hwmodel.content import content_folder
 from hwmodel.errors import HwmodelError
@@ -22,7 +22,7 @@ def seconds(m: int | list[int], k: int, n: int, *, batch: int = 1, dtype: str = 
     ones = np.ones_like(rows)
     size = 4.0 if dtype == "fp32" else 2.0
     moved = batch * (rows * k + k * n + rows * n) * size
-    rate = by_dtype(gpu.macs_per_clock_sm, np.full(rows.shape, dtype), "macs_per_clock_sm")
+    rate = by_key(gpu.macs_per_clock_sm, np.full(rows.shape, dtype), "macs_per_clock_sm")
     products = Products(batch * ones, rows, k * ones, n * ones, size * ones, moved, rate, np.full(rows.shape, dtype == "fp32"))
     return product_seconds(products, gpu)[0]
 
@@ -76,5 +76,5 @@ def test_sweep_axis_gives_one_row_per_design() -> None:
 
 def test_unknown_format_is_told() -> None:
     assert arithmetic(np.array(["amp-fp16", "fp32"])).tolist() == ["fp16", "fp32"]
-    with pytest.raises(HwmodelError, match=r"macs_per_clock_sm\.int4; it has bf16"):
-        by_dtype(A100.macs_per_clock_sm, np.array(["int4"]), "macs_per_clock_sm")
+    with pytest.raises(HwmodelError, match="macs_per_clock_sm has no entry for 'int4', only for bf16"):
+        by_key(A100.macs_per_clock_sm, np.array(["int4"]), "macs_per_clock_sm")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from hwmodel.backends.base import FloatArray, Options, Workload
+from hwmodel.backends.base import FloatArray, Options, Workload, by_key
 from hwmodel.backends.gpu.backend import Gpu
-from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
+from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic
 from hwmodel.backends.gpu.products import Products
 from hwmodel.backends.gpu.sparse import break_even, occupied_share, skip_unit
 
@@ -90,7 +90,7 @@ def _layer(workload: Workload, row: int, gpu: GpuParameters, dense_s: float, spa
 
 def _break_even(workload: Workload, row: int, unit: tuple[int, int], gpu: GpuParameters) -> float:
     formats = arithmetic(workload.dtype[[row]])
-    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    rate = by_key(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
     batch, m, k, n = (column[[row]].astype(np.float64) for column in (workload.batch, workload.m, workload.k, workload.n))
     size = workload.activation_bytes[[row]]
     products = Products(batch, m, k, n, size, np.zeros(1), rate, formats == "fp32")

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, TextArray, Workload
+from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, TextArray, Workload, by_key
 from hwmodel.backends.gpu import fusion
 from hwmodel.backends.gpu.attention import GENERATIONS, Attentions, attention_seconds
 from hwmodel.backends.gpu.fusion import Kernel, plan
 from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowering, ProductColumns, StreamColumns
-from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic, by_dtype
+from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic
 from hwmodel.backends.gpu.power import Energies, capped
 from hwmodel.backends.gpu.products import TILES, Products, product_seconds
 from hwmodel.backends.gpu.sparse import SEMI_ENERGY, SEMI_STRUCTURED, occupied_share, skip_unit, sparse_seconds
@@ -115,11 +115,11 @@ def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, 
     """Distinct products: dense kernel, sparse kernel, the choice between them."""
     batch, m, k, n, size, moved, share, out, depth, masked, semi, weights = columns
     formats = arithmetic(dtypes)
-    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    rate = by_key(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
     right = np.where(weights > 0, weights / np.maximum(batch * k * n, 1.0), size)
     products = Products(batch, m, k, n, size, moved, rate, formats == "fp32", np.minimum(right, size))
     seconds, tile = product_seconds(products, gpu)
-    mac_j = by_dtype(gpu.mac_j, formats, "mac_j") * batch * m * k * n
+    mac_j = by_key(gpu.mac_j, formats, "mac_j") * batch * m * k * n
     burst = options.mode == "kernel"
     dense, dense_energies = capped(seconds, _energies(mac_j, moved, moved, gpu), gpu, burst=burst)
     shorter, kept = sparse_seconds(products, seconds, (share, out, depth, semi), weights, gpu, copies=options.mode in FRAMEWORK)
@@ -152,10 +152,10 @@ def _price_attentions(table: AttentionColumns, gpu: GpuParameters, *, burst: boo
     batch, m, k, n, size, moved = (column[first] for column in columns)
     causal = table.causal[first]
     formats = arithmetic(table.dtype[first])
-    rate = by_dtype(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
+    rate = by_key(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm")
     seconds = attention_seconds(Attentions(batch, m, k, n, causal, size, moved, rate), gpu)
     pairs = batch * m * n * np.where(causal, 0.5, 1.0)
-    compute_j = by_dtype(gpu.mac_j, formats, "mac_j") * 2 * pairs * k + pairs * CHEAP_SHARE * gpu.transcendental_j
+    compute_j = by_key(gpu.mac_j, formats, "mac_j") * 2 * pairs * k + pairs * CHEAP_SHARE * gpu.transcendental_j
     seconds, energies = capped(seconds, _energies(compute_j, moved, moved, gpu), gpu, burst=burst)
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     bound = _bound(seconds, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute")

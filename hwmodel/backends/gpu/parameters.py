@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from hwmodel.backends.base import FloatArray, Number, Parameters, TextArray
-from hwmodel.errors import HwmodelError
+from hwmodel.backends.base import Parameters, TextArray
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -78,13 +76,3 @@ class GpuParameters(Parameters):
 def arithmetic(dtypes: TextArray) -> TextArray:
     """The format products compute in: autocast computes in its 16-bit half."""
     return np.array([dtype.removeprefix("amp-") for dtype in dtypes.tolist()], dtype=np.str_)
-
-
-def by_dtype(table: Mapping[str, Number], dtypes: TextArray, field: str) -> FloatArray:
-    """Look ``dtypes`` of shape (n,) up: (n,), or (designs, n) where an entry is an array of shape (designs, 1)."""
-    total: FloatArray = np.zeros(dtypes.shape)
-    for name in np.unique(dtypes).tolist():
-        if name not in table:
-            raise HwmodelError(f"this card has no {field}.{name}; it has {', '.join(sorted(table))}")
-        total = total + np.where(dtypes == name, table[name], 0.0)
-    return total

@@ -7,10 +7,10 @@ from dataclasses import fields
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload, by_key
 from hwmodel.backends.tpu.lowering import LOWERINGS, LoweringName
 from hwmodel.backends.tpu.parameters import TpuParameters
-from hwmodel.backends.tpu.silicon import Work, by_key
+from hwmodel.backends.tpu.silicon import Work
 
 
 def kernel_leaders(workload: Workload, lowering: LoweringName = "xla") -> IntArray:

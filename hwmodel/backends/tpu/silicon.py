@@ -5,16 +5,15 @@ Constants and their evidence are in ``simulators/tpu-v3``. Arrays have shape (n_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, TextArray, Workload
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, TextArray, Workload, by_key
 from hwmodel.backends.tpu.lowering import LOWERINGS
 from hwmodel.backends.tpu.parameters import TpuParameters
-from hwmodel.errors import HwmodelError
 
 _ACCUMULATOR_BYTES = 4.0
 _MASTER_WEIGHT_BYTES = 4.0
@@ -72,22 +71,6 @@ def padded(count: Any, unit: Number) -> FloatArray:
     """``count`` rounded up to a multiple of ``unit``."""
     whole: FloatArray = np.ceil(count / np.asarray(unit)) * unit
     return whole
-
-
-def by_key(table: Mapping[str, Any], keys: TextArray, what: str) -> FloatArray:
-    """``table[key]`` for every key, as an array; entries may be arrays of shape (designs, 1).
-
-    Raises
-    ------
-    HwmodelError
-        A key that the table does not have.
-    """
-    found: FloatArray = np.zeros(keys.shape)
-    for key in np.unique(keys).tolist():
-        if key not in table:
-            raise HwmodelError(f"{what} has no entry for {key!r}; it has {', '.join(sorted(table))}")
-        found = np.where(keys == key, table[key], found)
-    return found
 
 
 def occupied_tiles(workload: Workload, rows: Number, cols: Number) -> FloatArray:

@@ -51,9 +51,9 @@ def _root() -> None:
 @app.command()
 def devices(*, as_json: AsJson = False) -> None:
     """List the machines that hwmodel knows."""
-    from hwmodel.backends.cards import shipped_cards
+    from hwmodel.backends.cards import listed_cards
 
-    cards = list(shipped_cards().values())
+    cards = listed_cards()
     if as_json:
         _print_json([_device_summary(card) for card in cards])
         return
@@ -432,14 +432,12 @@ def _pruned(traced: Trace, recipe: str) -> Trace:
 
 
 def _device_summary(card: Card) -> dict[str, Any]:
-    from hwmodel.backends.registry import get_backend
-
     return {
         "name": card.name,
         "aliases": card.aliases,
         "title": card.title,
         "backend": card.backend,
-        "modes": list(get_backend(card.backend).modes),
+        "modes": list(card.fidelity),
         "power_modes": list(card.power_modes),
         "default_mode": card.default_mode,
         "dtypes": card.dtypes,

@@ -296,8 +296,11 @@ def read_card(path: str | Path) -> Card:
     CardError
         A file that cannot be read, is not TOML (a repeated key is an error there), or does not validate.
     """
-    card = card_from_document(_read_toml(Path(path)), str(path))
-    beside = Path(path).with_name("scores.toml")
+    return _with_scores(card_from_document(_read_toml(Path(path)), str(path)), Path(path))
+
+
+def _with_scores(card: Card, path: Path) -> Card:
+    beside = path.with_name("scores.toml")
     if not beside.is_file():
         return card
     try:
@@ -313,6 +316,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise CardError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path}: not valid TOML: {error}") from error
+
+
+def listed_cards() -> list[Card]:
+    """The cards that come with hwmodel, for showing what there is: backends and parameters are not looked at, which is quick.
+
+    Raises
+    ------
+    CardError
+        A card whose own fields do not validate.
+    """
+    paths = sorted(content_folder("simulators").glob("*/card.toml"))
+    try:
+        return [_with_scores(Card.model_validate(_read_toml(path)), path) for path in paths]
+    except ValidationError as error:
+        raise CardError("; ".join(_problems(error, None, ""))) from error
 
 
 @cache

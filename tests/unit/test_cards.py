@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tomlkit
 
-from hwmodel.backends.cards import Card, load_card, read_card, shipped_cards
+from hwmodel.backends.cards import Card, listed_cards, load_card, read_card, shipped_cards
 from hwmodel.backends.registry import get_backend
 from hwmodel.content import content_folder
 from hwmodel.errors import CardError, HwmodelError, UnknownNameError
@@ -377,3 +377,8 @@ def test_a_number_in_another_unit_is_refused(field: str, value: float) -> None:
     """Picojoules or milliwatts where the field's name says joules and watts."""
     with pytest.raises(CardError, match=field.partition(".")[0]):
         load_card("vita").resolve(None, {field: value})
+
+
+def test_the_quick_list_shows_the_cards_that_are_checked_in_full() -> None:
+    assert {card.name: card for card in listed_cards()} == dict(shipped_cards())
+    assert all(set(card.fidelity) == set(get_backend(card.backend).modes) for card in listed_cards())

@@ -154,7 +154,7 @@ def report(
     plan = _Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     with _progress() as step:
         step(f"reading {model}")
-        dense = _traced(model, batch, image_size or _image_size(recipe or []), dtype, None)
+        dense = _unpruned(model, batch, image_size, dtype, recipe or [])
         variants = []
         for name in [None, *(recipe or [])]:
             label = "dense" if name is None else Path(name).stem
@@ -395,23 +395,24 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _traced(model: str, batch: int | None, image_size: int | None, dtype: str | None, recipe: str | None) -> Trace:
     """Extract a model, or load a saved trace, and prune it where a recipe is given."""
+    dense = _unpruned(model, batch, image_size, dtype, [] if recipe is None else [recipe])
+    return dense if recipe is None else _pruned(dense, recipe)
+
+
+def _unpruned(model: str, batch: int | None, image_size: int | None, dtype: str | None, recipes: Sequence[str]) -> Trace:
+    """Extract a model, at the image size its recipes ask for where none is given, or load a saved trace as it is."""
     from hwmodel.ir.storage import is_trace_file, load_trace
 
-    if is_trace_file(model):
-        traced = load_trace(model)
-        if batch not in (None, traced.batch):
-            raise HwmodelError(f"{model}: traced at batch {traced.batch}, not {batch}; trace the model again with --batch {batch}")
-        if image_size is not None:
-            raise HwmodelError(
-                f"{model}: a saved trace has its own image size; trace the model again with --image-size {image_size}"
-            )
-        traced = traced if dtype is None else traced.replace(dtype=dtype)
-    else:
+    if not is_trace_file(model):
         from hwmodel.extraction.models import trace as extract
 
-        wanted = image_size or _image_size([recipe] if recipe else [])
-        traced = extract(model, batch=batch or 1, image_size=wanted, dtype=dtype)
-    return traced if recipe is None else _pruned(traced, recipe)
+        return extract(model, batch=batch or 1, image_size=image_size or _image_size(recipes), dtype=dtype)
+    traced = load_trace(model)
+    if batch not in (None, traced.batch):
+        raise HwmodelError(f"{model}: traced at batch {traced.batch}, not {batch}; trace the model again with --batch {batch}")
+    if image_size is not None:
+        raise HwmodelError(f"{model}: a saved trace has its own image size; trace the model again with --image-size {image_size}")
+    return traced if dtype is None else traced.replace(dtype=dtype)
 
 
 def _image_size(recipes: Sequence[str]) -> int | None:

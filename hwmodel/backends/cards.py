@@ -326,17 +326,24 @@ def listed_cards() -> list[Card]:
     CardError
         A card whose own fields do not validate.
     """
-    paths = sorted(content_folder("simulators").glob("*/card.toml"))
+    return [_listed(path) for path in _card_files()]
+
+
+def _listed(path: Path) -> Card:
     try:
-        return [_with_scores(Card.model_validate(_read_toml(path)), path) for path in paths]
+        return _with_scores(Card.model_validate(_read_toml(path)), path)
     except ValidationError as error:
-        raise CardError("; ".join(_problems(error, None, ""))) from error
+        raise CardError(f"{path}: " + "; ".join(_problems(error, None, ""))) from error
+
+
+def _card_files() -> list[Path]:
+    return sorted(content_folder("simulators").glob("*/card.toml"))
 
 
 @cache
 def shipped_cards() -> Mapping[str, Card]:
     """All cards that come with hwmodel, by name."""
-    cards = (read_card(path) for path in sorted(content_folder("simulators").glob("*/card.toml")))
+    cards = (read_card(path) for path in _card_files())
     return {card.name: card for card in cards}
 
 

@@ -34,16 +34,12 @@ class Kernel:
         return self.members[0]
 
 
-def _empty(workload: Workload) -> list[bool]:
-    return [mask is not None and mask.kept_blocks == 0 for mask in workload.masks]
-
-
 def bias_rows(workload: Workload) -> list[bool]:
     """Rows whose result is one vector for every token and image: layers with no weight left, and elementwise functions of such.
 
     Modes that fold constants compute them before the first image and read the vector instead of a tensor.
     """
-    found = _empty(workload)
+    found = [mask is not None and mask.kept_blocks == 0 for mask in workload.masks]
     for row, producers in enumerate(workload.predecessors):
         follows = bool(producers) and all(found[other] for other in producers)
         found[row] = found[row] or (follows and workload.family[row] == "elementwise")
@@ -72,7 +68,6 @@ class _Planner:
         self.elements, self.cols = workload.elements.tolist(), workload.cols.tolist()
         self.group, self.in_source = workload.attention_group.tolist(), workload.fused_in_source.tolist()
         self.outputs, self.constant = workload.output_elements.tolist(), workload.constant.tolist()
-        self.empty = _empty(workload)
         self.producers = workload.predecessors
         self.bias = bias_rows(workload)
         self.sorts: list[Sort] = []
@@ -93,7 +88,7 @@ class _Planner:
         self.kernel_of.append(kernel)
 
     def _sort(self, row: int) -> Sort:
-        known = self.constant[row] or (self.bias[row] and not self.empty[row])
+        known = self.constant[row] or (self.bias[row] and self.family[row] == "elementwise")
         if known and self.mode in FOLDS_CONSTANTS:
             return "folded"
         if self._attention_fused(row):

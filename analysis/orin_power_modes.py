@@ -9,7 +9,6 @@ assumed (energy).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from hwmodel.backends.cards import load_card
 from hwmodel.extraction.recipes import Recipe
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
+from hwmodel.reporting.style import figure_file
 
 MODEL = "deit_base_patch16_224"
 DEVICES = ("agx-orin-64gb", "agx-orin-32gb")
@@ -85,15 +85,12 @@ def as_table(points: list[Point], batch: int) -> Table:
     return table
 
 
-def as_figure(points: list[Point], batch: int) -> bytes:
-    """Energy against latency, one line per variant through the modes, as SVG."""
-    import matplotlib as mpl
+def as_figure(points: list[Point], batch: int, suffix: str = ".svg") -> bytes:
+    """Energy against latency, one line per variant through the modes, as a file."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "orin"
-    figure, axes = plt.subplots(1, len(DEVICES), figsize=(10, 4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, len(DEVICES), sharey=True)
     for axis, device in zip(axes, DEVICES, strict=True):
         for variant in dict.fromkeys(point.variant for point in points):
             own = [point for point in points if (point.device, point.variant) == (device, variant)]
@@ -103,14 +100,11 @@ def as_figure(points: list[Point], batch: int) -> bytes:
         axis.set(title=device, xlabel="milliseconds", xscale="log")
     axes[0].set_ylabel("millijoules per image")
     axes[0].legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return figure_file(figure, suffix)
 
 
 def main(
-    output: Annotated[Path | None, typer.Option("-o", help="plot, .svg")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="figure to write (.svg, .png, .pdf)")] = None,
     batch: Annotated[int, typer.Option(help="images of one forward pass")] = 8,
 ) -> None:
     """Print the table and the best modes; write the plot where asked."""
@@ -125,7 +119,7 @@ def main(
             saved = 1 - frugal.energy_j / fastest.energy_j
             console.print(f"- {device}, {variant}: fastest {fastest.mode}, most efficient {frugal.mode} (-{saved:.0%} energy)")
     if output is not None:
-        write_file(output, as_figure(points, batch))
+        write_file(output, as_figure(points, batch, output.suffix))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from rich.table import Table
 import hwmodel as hw
 from hwmodel.content import content_folder
 from hwmodel.files import check_writable, write_file
+from hwmodel.reporting.style import figure_file
 
 PAPER = content_folder("simulators") / "vita" / "lsp_table5.csv"
 _traced = cache(hw.trace)
@@ -87,10 +87,8 @@ def as_table(rows: list[Row]) -> Table:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Paper beside model, one pair of bars per row."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "table5"
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(rows))
@@ -104,9 +102,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set_title("LSP Table 5 on one ViTA processing element: printed against modelled", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix.lstrip("."), metadata={"Date": None} if path.suffix == ".svg" else None)
-    write_file(path, buffer.getvalue())
+    write_file(path, figure_file(figure, path.suffix))
 
 
 def main(output: Annotated[Path | None, typer.Option("-o", "--output", help="figure to write (.svg, .png, .pdf)")] = None) -> None:

@@ -17,7 +17,6 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +30,7 @@ from hwmodel.backends.systolic import folds
 from hwmodel.content import content_folder
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.masks import Mask, Rule
+from hwmodel.reporting.style import figure_file
 
 PAPER = content_folder("simulators") / "tpu-v3" / "lsp_table6.csv"
 MODES = ("systolic", "device", "paper-fit")
@@ -185,10 +185,8 @@ def contradictions(rows: list[Row]) -> list[str]:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Speed-up over dense: paper beside systolic and device under each mask."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "table6"
     pruned = [row for row in rows if row.mask]
     groups = list(dict.fromkeys((row.model, row.block, row.kept_pct) for row in pruned))
     figure = Figure(figsize=(10, 4.8), layout="constrained")
@@ -210,9 +208,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set_title("LSP Table 6: the density leaves the speed-up on a 128x128 array open, the mask decides it", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix.lstrip("."), metadata={"Date": None} if path.suffix == ".svg" else None)
-    write_file(path, buffer.getvalue())
+    write_file(path, figure_file(figure, path.suffix))
 
 
 def main(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ import hwmodel as hw
 from hwmodel.content import content_folder
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
+from hwmodel.reporting.style import figure_file
 
 PAPER = content_folder("simulators") / "a100-40gb-sxm" / "lsp_table7.csv"
 BOARDS = ("a100-40gb-sxm", "a100-40gb-pcie")
@@ -91,15 +91,12 @@ def as_table(rows: list[Row]) -> Table:
     return table
 
 
-def as_figure(rows: list[Row]) -> bytes:
-    """Bars of time and of power, paper against model, as SVG."""
-    import matplotlib as mpl
+def as_figure(rows: list[Row], suffix: str = ".svg") -> bytes:
+    """Bars of time and of power, paper against model, as a file."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "table7"
-    figure, axes = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
     places = range(len(rows))
     axes[0].bar([place - 0.3 for place in places], [row.paper_s * 1e3 for row in rows], 0.28, label="paper")
     axes[1].bar([place - 0.3 for place in places], [row.paper_w for row in rows], 0.28, label="paper")
@@ -111,13 +108,10 @@ def as_figure(rows: list[Row]) -> bytes:
     axes[1].set_ylabel("watts less idle")
     axes[1].set_xticks(list(places), [row.label for row in rows], rotation=60, ha="right", fontsize=7)
     axes[0].legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return figure_file(figure, suffix)
 
 
-def main(output: Annotated[Path | None, typer.Option("-o", help="plot, .svg")] = None) -> None:
+def main(output: Annotated[Path | None, typer.Option("-o", help="figure to write (.svg, .png, .pdf)")] = None) -> None:
     """Print the table and what contradicts itself; write the plot where asked."""
     if output is not None:
         check_writable(output)
@@ -127,7 +121,7 @@ def main(output: Annotated[Path | None, typer.Option("-o", help="plot, .svg")] =
     for text in CONTRADICTIONS:
         console.print(f"- {text}")
     if output is not None:
-        write_file(output, as_figure(rows))
+        write_file(output, as_figure(rows, output.suffix))
 
 
 if __name__ == "__main__":

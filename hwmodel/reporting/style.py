@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from hwmodel.errors import HwmodelError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,6 +184,25 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(buffer.getvalue(), name, title)
+
+
+def figure_file(figure: Figure, suffix: str = ".svg") -> bytes:
+    """The figure as the content of a file of its own (.svg, .png or .pdf); the same data gives the same bytes.
+
+    Raises
+    ------
+    HwmodelError
+        Another ending.
+    """
+    import matplotlib
+
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}
+    if suffix not in undated:
+        raise HwmodelError(f"figure: expected a file name that ends in {', '.join(undated)}, got {suffix!r}")
+    buffer = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "figure"}):
+        figure.savefig(buffer, format=suffix[1:], metadata=undated[suffix])
+    return buffer.getvalue()
 
 
 def _inline(document: str, name: str, title: str) -> str:

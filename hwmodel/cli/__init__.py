@@ -1,0 +1,5 @@
+"""The command line, one module per command; ``app`` puts them together."""
+
+from hwmodel.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,66 @@
+"""The command line. Each command parses, calls public functions and prints; bad input is one line and exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from hwmodel.cli.calibrate import calibrate
+from hwmodel.cli.devices import devices
+from hwmodel.cli.estimate import estimate
+from hwmodel.cli.export_scalesim import export_scalesim
+from hwmodel.cli.measure import measure
+from hwmodel.cli.report import report
+from hwmodel.cli.trace import trace
+from hwmodel.cli.validate import validate
+from hwmodel.errors import HwmodelError
+
+app = typer.Typer(
+    help="What does this pruned Vision Transformer really cost on that machine?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Show the commands where none is named."""
+
+
+app.command("devices")(devices)
+app.command("trace")(trace)
+app.command("estimate")(estimate)
+app.command("report")(report)
+app.command("export-scalesim")(export_scalesim)
+app.command("measure")(measure)
+app.command("calibrate")(calibrate)
+app.command("validate")(validate)
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+"""Base of the parser's own errors (ClickException), which typer no longer exports under a public name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit status 0, 2 with one line for bad input, 1 for our own failures."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        typer.main.get_command(app).main(args=given or ["--help"], prog_name="hwmodel", standalone_mode=False)
+    except _UsageError as error:
+        _fail(error.format_message())  # type: ignore[attr-defined]
+    except HwmodelError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror}")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write("hwmodel: error: " + " ".join(message.split()) + "\n")
+    sys.exit(2)

@@ -282,7 +282,9 @@ class Backend(Protocol):
     """Pure map from operators to costs. Does no I/O, keeps no state and prints nothing (an adapter may cache).
 
     ``kinds`` lists operator kinds or whole families it models; ``free`` lists kinds or families that cost nothing on
-    purpose, each with the reason. Anything else is refused before :meth:`cost` is called.
+    purpose, each with the reason. Anything else is refused before :meth:`cost` is called. A backend may also have
+    ``warnings(workload, parameters, options) -> list[str]``: lines about what the user would not expect, such as a layer
+    that pruning makes slower.
     """
 
     name: ClassVar[str]

@@ -131,6 +131,12 @@ class Estimate:
         return score.band and score.mode == self.execution_mode and self.dtype in score.dtypes
 
     @cached_property
+    def warnings(self) -> list[str]:
+        """Lines about what a user would not expect, such as layers that pruning makes slower; of a sweep, its first design."""
+        tell = getattr(get_backend(self.card.backend), "warnings", None)
+        return [] if tell is None else tell(self.workload, self.card.resolve(self.mode, self.overrides), self.options)
+
+    @cached_property
     def _names(self) -> list[str]:
         return [operator.name for operator in self.trace.operators]
 
@@ -203,11 +209,12 @@ class Estimate:
         }
 
     def document(self) -> dict[str, Any]:
-        """The whole estimate as plain JSON values: the summary, one object per operator, and versions."""
+        """The whole estimate as plain JSON values: the summary, warnings, one object per operator, and versions."""
         columns = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in self._columns().items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         operators = [{"name": name, **row} for name, row in zip(self._names, rows, strict=True)]
         return self.summary() | {
+            "warnings": self.warnings,
             "operators": operators,
             "schema_version": SCHEMA_VERSION,
             "versions": {"hwmodel": version("hwmodel"), "python": platform.python_version(), **self.trace.versions},

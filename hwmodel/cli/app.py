@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -12,10 +13,20 @@ from hwmodel.cli.devices import devices
 from hwmodel.cli.estimate import estimate
 from hwmodel.cli.export_scalesim import export_scalesim
 from hwmodel.cli.measure import measure
+from hwmodel.cli.printing import print_line
 from hwmodel.cli.report import report
 from hwmodel.cli.trace import trace
 from hwmodel.cli.validate import validate
 from hwmodel.errors import HwmodelError
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print_line(f"hwmodel {version('hwmodel')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help="What does this pruned Vision Transformer really cost on that machine?",
@@ -26,7 +37,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    *, version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False
+) -> None:
     """Show the commands where none is named."""
 
 

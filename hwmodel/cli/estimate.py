@@ -59,3 +59,6 @@ def estimate(
         from hwmodel.reporting.tables import estimates_table
 
         print_table(estimates_table(found))
+    for one in found:
+        for warning in one.warnings:
+            sys.stderr.write(f"hwmodel: warning: {one.device}: {warning}\n")

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -344,7 +345,7 @@ def test_estimate_json_is_a_list_with_one_object_per_device(run: Run, folder: Pa
     assert [(one["device"], one["mode"], one["dtype"], one["batch"]) for one in found] == [("vita", "full", "int8", 2)] * 2
     assert list(found[0]) == [
         "model", "device", "mode", "batch", "dtype", "latency_s", "energy_j", "average_power_w", "cycles", "macs", "executed_macs",
-        "dram_bytes", "energy_scope", "fidelity", "error_band", "operators", "schema_version", "versions",
+        "dram_bytes", "energy_scope", "fidelity", "error_band", "warnings", "operators", "schema_version", "versions",
     ]  # fmt: skip
     assert list(found[0]["operators"][0]) == [
         "name", "kind", "role", "block", "macs", "executed_macs", "latency_s", "gap_s", "energy_j", "compute_j", "onchip_j",
@@ -352,6 +353,27 @@ def test_estimate_json_is_a_list_with_one_object_per_device(run: Run, folder: Pa
     ]  # fmt: skip
     assert len(found[0]["operators"]) == len(trace)
     assert found[0] == json.loads(json.dumps(hw.estimate(trace, device="vita").document()))
+
+
+def test_estimate_warns_of_layers_that_pruning_makes_slower(run: Run, folder: Path) -> None:
+    Path("half.toml").write_text(
+        'schema_version = 1\nmodel = "toy"\nsource = "test"\n[[layers]]\nmatch = ["*fc1"]\nblock = [64, 64]\ndensity = 0.9\n'
+    )
+    large = hw.Trace.from_operators(
+        [hw.matmul(m=4096, k=768, n=3072, name=f"blocks.{index}.fc1") for index in range(2)], model="toy"
+    )
+    hw.save_trace(large, "large.json")
+    told = run("estimate", "large.json", "--device", "a100-40gb", "--recipe", "half.toml")
+    assert told.status == 0
+    (line,) = told.err.splitlines()
+    assert line.startswith("hwmodel: warning: a100-40gb-sxm: blocks.*.fc1 (2 layers): the block-sparse kernel takes 1.")
+    (document,) = json.loads(run("estimate", "large.json", "--device", "a100-40gb", "--recipe", "half.toml", "--json").out)
+    assert document["warnings"] == [line.removeprefix("hwmodel: warning: a100-40gb-sxm: ")]
+    assert run("estimate", "large.json", "--device", "a100-40gb").err == ""
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"hwmodel {version('hwmodel')}\n"
 
 
 def test_estimate_csv_has_one_row_per_operator_and_device(run: Run, folder: Path, trace: hw.Trace) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import hwmodel as hw
 from hwmodel.backends.base import Costs, Options, Workload, evaluate
 from hwmodel.backends.cards import read_card
-from hwmodel.backends.gpu import Gpu, slow_layers
+from hwmodel.backends.gpu import Gpu, slow_layers, told
 from hwmodel.backends.gpu.fusion import plan
 from hwmodel.backends.gpu.parameters import GpuParameters
 from hwmodel.content import content_folder
@@ -172,12 +174,18 @@ def test_slow_layers_name_their_break_even() -> None:
     (slow,) = slow_layers(hw.estimate(block(197 * 64, mask=masks[0]), device="a100-40gb", mode="compiled"))  # type: ignore[arg-type]
     assert (slow.name, slow.unit, slow.break_even) == ("fc1", (64, 64), pytest.approx(0.46, abs=0.01))
     assert slow.sparse_s > slow.dense_s
-    assert slow.words().endswith("it runs dense, and wins below 46%")
+    (line,) = told([slow], forced=False)
+    assert line.startswith("fc1: the block-sparse kernel takes ")
+    assert line.endswith("it runs dense, and breaks even at 46%")
+    assert "it runs sparse all the same" in told([slow], forced=True)[0]
+    assert told([replace(slow, name=f"blocks.{block}.fc1") for block in range(3)], forced=False)[0].startswith(
+        "blocks.*.fc1 (3 layers): "
+    )
     assert not slow_layers(hw.estimate(block(197 * 64, mask=masks[1]), device="a100-40gb", mode="compiled"))  # type: ignore[arg-type]
     small = semi(block(197), "proj")
     (layer,) = slow_layers(hw.estimate(small, device="t4", mode="kernel"))
     assert layer.break_even is None
-    assert "2:4" in layer.words()
+    assert "its 2:4 kernel takes" in told([layer], forced=False)[0]
     assert slow_layers(hw.estimate(block(197, mask=masks[0]), device="tpu-v3", dtype="bf16")) == []  # type: ignore[arg-type]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -34,16 +36,46 @@ class SlowLayer:
     sparse_s: float
     break_even: float | None
 
-    def words(self) -> str:
-        """One line a person can act on."""
-        times = f"{self.sparse_s / self.dense_s:.2f} times the dense kernel's time"
-        if self.break_even is None:
-            return f"{self.name}: its 2:4 kernel takes {times}; it runs dense"
-        out, depth = self.unit
-        return (
-            f"{self.name}: the block-sparse kernel takes {times} at {self.occupied:.0%} of {out}x{depth} units occupied "
-            f"({self.kept:.0%} of blocks kept); it runs dense, and wins below {self.break_even:.0%}"
-        )
+    @property
+    def _alike(self) -> tuple[str, tuple[int, int], bool]:
+        """Layers with the same key are told in one line: the name without its numbers, the unit, the kind of sparsity."""
+        return re.sub(r"\d+", "*", self.name), self.unit, self.break_even is None
+
+
+def told(layers: Sequence[SlowLayer], *, forced: bool) -> list[str]:
+    """One line for each set of like layers, such as ``blocks.*.mlp.fc1``, that a person can act on.
+
+    ``forced``: the sparse kernels were asked for whatever they cost; otherwise these layers run dense.
+    """
+    sets: dict[object, list[SlowLayer]] = {}
+    for layer in layers:
+        sets.setdefault(layer._alike, []).append(layer)
+    return [_line(mine, "it runs sparse all the same" if forced else "it runs dense") for mine in sets.values()]
+
+
+def _line(layers: Sequence[SlowLayer], consequence: str) -> str:
+    first = layers[0]
+    name = first.name if len(layers) == 1 else f"{_common([one.name for one in layers])} ({len(layers)} layers)"
+    times = f"{_span([one.sparse_s / one.dense_s for one in layers], '.2f')} times the dense kernel's time"
+    if first.break_even is None:
+        return f"{name}: its 2:4 kernel takes {times}; {consequence}"
+    out, depth = first.unit
+    return (
+        f"{name}: the block-sparse kernel takes {times} at {_span([one.occupied for one in layers], '.0%')} of {out}x{depth} "
+        f"units occupied ({_span([one.kept for one in layers], '.0%')} of blocks kept); {consequence}, "
+        f"and breaks even at {_span([one.break_even or 0.0 for one in layers], '.0%')}"
+    )
+
+
+def _common(names: Sequence[str]) -> str:
+    """The glob of names that differ in their numbers only: a star where they do."""
+    parts = zip(*(re.split(r"(\d+)", name) for name in names), strict=True)
+    return "".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
+
+
+def _span(values: Sequence[float], spec: str) -> str:
+    ends = dict.fromkeys(format(value, spec) for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def slow_layers(estimate: Estimate) -> list[SlowLayer]:

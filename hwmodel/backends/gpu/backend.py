@@ -61,6 +61,12 @@ class Gpu:
         priced = _price(workload, kernels, parameters, options)
         return _Ledger(workload, kernels, parameters, options).settle(priced)
 
+    def warnings(self, workload: Workload, parameters: GpuParameters, options: Options) -> list[str]:
+        """Pruned layers whose sparse kernel is slower than the dense one, with the break-even density."""
+        from hwmodel.backends.gpu.advice import find_slow_layers, told
+
+        return told(find_slow_layers(workload, parameters, options.mode), forced=options.sparse_kernel == "always")
+
 
 def _price(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, options: Options) -> list[Priced]:
     """Price the three tables; what is free in this mode is left out."""

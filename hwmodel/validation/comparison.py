@@ -23,7 +23,7 @@ from hwmodel.errors import HwmodelError
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 from hwmodel.validation.baselines import roofline, two_parameters
-from hwmodel.validation.measured import COLUMNS, MeasuredRow, operator_of, read_measured
+from hwmodel.validation.measured import COLUMNS, MeasuredRow, Timed, read_measured, timed
 from hwmodel.validation.statistics import Errors, errors_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -98,9 +98,13 @@ class _Row:
     """A measured row with its operator and the mode that prices it."""
 
     row: MeasuredRow
-    operator: Operator
+    timed: Timed
     mode: str
     protocol: str
+
+    @property
+    def operator(self) -> Operator:
+        return self.timed.operator
 
     @property
     def quantity(self) -> str:
@@ -146,14 +150,14 @@ def _readable(rows: Sequence[MeasuredRow], card: Card) -> tuple[list[_Row], Coun
     for row in rows:
         reason = _excluded(row, card)
         try:
-            operator = None if reason else operator_of(row)
+            one = None if reason else timed(row)
         except (HwmodelError, ValueError):
-            operator, reason = None, "whole models: see the scoreboard"
-        if operator is None:
+            one, reason = None, "whole models: see the scoreboard"
+        if one is None:
             reasons[reason] += 1
         else:
             protocol = protocol_of(row)
-            found.append(_Row(row, operator, _mode(row, card, protocol), protocol))
+            found.append(_Row(row, one, _mode(row, card, protocol), protocol))
     return found, reasons
 
 
@@ -230,5 +234,6 @@ def _predict(card: Card, rows: Sequence[_Row]) -> FloatArray:
             costs = estimate(trace, device=card, mode=mode).costs
             power = costs.energy_j / np.maximum(costs.latency_s, np.finfo(np.float64).tiny)
             wants_power = [rows[place].quantity == "power" for place in part.tolist()]
-            predicted[part] = np.where(wants_power, power, costs.latency_s)
+            seconds = [rows[place].timed.seconds(kernel_s) for place, kernel_s in zip(part.tolist(), costs.latency_s, strict=True)]
+            predicted[part] = np.where(wants_power, power, seconds)
     return predicted

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +19,7 @@ from hwmodel.extraction.models import trace as extract
 from hwmodel.extraction.pruning import prune
 from hwmodel.ir.operators import Operator, attention, elementwise, matmul, rowwise
 from hwmodel.ir.trace import Trace
-from hwmodel.validation.measured import MeasuredRow, operator_of
+from hwmodel.validation.measured import MeasuredRow, timed
 
 if TYPE_CHECKING:
     from hwmodel.validation.scoreboard import Line, Pairs
@@ -29,8 +29,6 @@ PairsOf = Callable[["Line"], "Pairs"]
 
 BURST: Final[Mapping[str, Any]] = {"board_limit_w": 1e5}
 """A single call now and then, timed by the host: the board never lowers its clock."""
-DISPATCH_S: Final = {"linear": 45e-6, "bmm": 20e-6, "layernorm": 25e-6, "softmax": 20e-6}
-"""NeuSight's CUDA events enclose the host's dispatch of a module; fitted on the fit rows. None seen for elementwise."""
 
 traced = cache(extract)
 
@@ -50,33 +48,22 @@ def named(*kinds: str, framework: str = "") -> Keep:
     return lambda row, one: row.model_or_op in kinds and row.framework.startswith(framework)
 
 
-def kernels(keep: Keep, *, file: str = "measured.csv", dispatch: bool = False, **overrides: Any) -> PairsOf:
-    """Single operators by device time; ``dispatch`` adds the host's share that NeuSight's rows hold."""
+def kernels(keep: Keep, *, file: str = "measured.csv", **overrides: Any) -> PairsOf:
+    """Single operators by device time, and what else their protocol holds."""
 
     def pairs(line: Line) -> Pairs:
-        rows = [(row, kernel_of(row)) for row in line.rows(file, "latency", "kernel_time") if "xK" in row.shape or _shaped(row)]
-        chosen = [(row, one) for row, one in rows if keep(row, one)]
-        trace = Trace.from_operators([one for _, one in chosen])
+        rows = [(row, timed(row)) for row in line.rows(file, "latency", "kernel_time") if "xK" in row.shape or _shaped(row)]
+        chosen = [(row, one) for row, one in rows if keep(row, one.operator)]
+        trace = Trace.from_operators([one.operator for _, one in chosen])
         found = estimate(trace, device=load_card(line.card), mode=line.mode, overrides=overrides or None, sparse_kernel="always")
-        extra = [DISPATCH_S.get(row.model_or_op, 0.0) if dispatch else 0.0 for row, _ in chosen]
-        twice = [2.0 if row.source == "Vidur phi-2" and row.model_or_op == "residual_add" else 1.0 for row, _ in chosen]
         seconds = found.costs.latency_s.tolist()
-        return [(twice[i] * seconds[i] + extra[i], row.value) for i, (row, _) in enumerate(chosen)]
+        return [(one.seconds(kernel_s), row.value) for (row, one), kernel_s in zip(chosen, seconds, strict=True)]
 
     return pairs
 
 
 def _shaped(row: MeasuredRow) -> bool:
     return any(word in row.shape for word in ("cols", "elems", "headdim"))
-
-
-def kernel_of(row: MeasuredRow) -> Operator:
-    """:func:`operator_of` for names of other frameworks. phi-2's residual adds twice (attention and MLP side by side)."""
-    if row.model_or_op == "silu_mul":
-        rows, cols = (int(number) for number in re.findall(r"\d+", row.shape))
-        return elementwise("silu", elements=rows * cols, inputs=2, dtype=row.dtype)
-    one = operator_of(replace(row, model_or_op={"residual_add": "add"}.get(row.model_or_op, row.model_or_op)))
-    return one.replace(sparsity="2:4") if "2:4" in row.model_or_op and "V:N:M" not in row.model_or_op else one
 
 
 def faster_transformer(line: Line) -> Pairs:

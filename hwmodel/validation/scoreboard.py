@@ -135,7 +135,7 @@ def _kernel(card: str, dtype: str, against: str, pairs: PairsOf, file: str = "me
 
 
 def _fp32(against: str, *kinds: str) -> Line:
-    return _kernel("a100-40gb-pcie", "fp32", f"NeuSight {against}, host dispatch added", kernels(named(*kinds), dispatch=True))
+    return _kernel("a100-40gb-pcie", "fp32", f"NeuSight {against}, host dispatch added", kernels(named(*kinds)))
 
 
 def _attention(card: str, library: str, kernel: str, kind: str) -> Line:

@@ -19,7 +19,7 @@ from hwmodel.backends.registry import get_backend
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
-from hwmodel.validation.measured import MeasuredRow, operator_of, read_measured
+from hwmodel.validation.measured import MeasuredRow, read_measured, timed
 
 LATENCIES = ("latency", "kernel_time")
 LEAST_FIT_ROWS, LEAST_HELD_OUT_ROWS = 8, 3
@@ -32,7 +32,10 @@ WHOLE_MODEL = "image"
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Latencies of operators. Arrays have shape (n_rows,); ``of`` leads from a row to its distinct operator."""
+    """Latencies of operators, the host's share that a row's protocol holds taken off.
+
+    Arrays have shape (n_rows,); ``of`` leads from a row to its distinct operator.
+    """
 
     workload: Workload
     of: IntArray
@@ -103,7 +106,8 @@ def observations(rows: Sequence[MeasuredRow], card: Card, path: str | Path) -> O
     chosen = [row for row in rows if not row.shape.startswith(WHOLE_MODEL)]
     check_dtypes(chosen, card, path)
     numbers: dict[Operator, int] = {}
-    of = np.array([numbers.setdefault(operator_of(row), len(numbers)) for row in chosen], dtype=np.int64)
+    known = [timed(row) for row in chosen]
+    of = np.array([numbers.setdefault(one.operator, len(numbers)) for one in known], dtype=np.int64)
     held_out = _held_out(chosen)
     fit, held = int((~held_out).sum()), int(held_out.sum())
     if fit < LEAST_FIT_ROWS or held < LEAST_HELD_OUT_ROWS:
@@ -112,7 +116,7 @@ def observations(rows: Sequence[MeasuredRow], card: Card, path: str | Path) -> O
             f"{LEAST_HELD_OUT_ROWS}; measure more shapes"
         )
     trace = Trace.from_operators(numbers)
-    measured = np.array([row.value for row in chosen])
+    measured = np.array([(row.value - one.host_s) / one.times for row, one in zip(chosen, known, strict=True)])
     return Observations(Workload.of(trace, dtype=None, default_dtype=card.default_dtype), of, measured, held_out)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -66,14 +66,23 @@ def _shaped(row: MeasuredRow) -> bool:
     return any(word in row.shape for word in ("cols", "elems", "headdim"))
 
 
+_ENGINE_MODELS = {"ViT-B_16": "vit_base_patch16_{}", "ViT-L_16": "vit_large_patch16_{}"}
+
+
+def engine_rows(rows: Iterable[MeasuredRow]) -> list[MeasuredRow]:
+    """FasterTransformer's C++ rows at batch 8 and more."""
+    return [row for row in rows if row.framework == "FasterTransformer C++" and row.batch >= 8]
+
+
+def engine_trace(row: MeasuredRow) -> Trace:
+    """The model that a row of :func:`engine_rows` timed."""
+    return traced(_ENGINE_MODELS[row.model_or_op].format(row.shape), batch=row.batch)
+
+
 def faster_transformer(line: Line) -> Pairs:
-    """FasterTransformer's C++ rows at batch 8 to 32; its attention was not fused at that release."""
-    rows = [row for row in line.rows("vit_engines.csv", "latency") if row.framework == "FasterTransformer C++" and row.batch >= 8]
-    names = {"ViT-B_16": "vit_base_patch16_{}", "ViT-L_16": "vit_large_patch16_{}"}
-    return [
-        (_whole(line, traced(names[row.model_or_op].format(row.shape), batch=row.batch), row, attention="math"), row.value)
-        for row in rows
-    ]
+    """FasterTransformer's whole ViTs; its attention was not fused at that release."""
+    rows = engine_rows(line.rows("vit_engines.csv", "latency"))
+    return [(_whole(line, engine_trace(row), row, attention="math"), row.value) for row in rows]
 
 
 def _whole(line: Line, trace: Trace, row: MeasuredRow, **options: Any) -> float:
@@ -84,12 +93,20 @@ def _whole(line: Line, trace: Trace, row: MeasuredRow, **options: Any) -> float:
 _HYBRIDS = ("*resnet*", "*_r26_*", "*_r50_*", "*_r_s16*")
 
 
+def whole_vits(rows: Iterable[MeasuredRow], framework: str) -> list[MeasuredRow]:
+    """One row per distinct size, the first; hybrids with a convolutional stem are left out."""
+    first: dict[str, MeasuredRow] = {}
+    for row in rows:
+        if row.framework == framework:
+            first.setdefault(row.conditions, row)
+    return [row for row in first.values() if not any(fnmatchcase(row.model_or_op, glob) for glob in _HYBRIDS)]
+
+
 def timm(framework: str) -> PairsOf:
-    """timm's inference benchmark: one row per distinct size; hybrids with a convolutional stem are left out."""
+    """timm's inference benchmark, :func:`whole_vits`."""
 
     def pairs(line: Line) -> Pairs:
-        rows = {row.conditions: row for row in reversed(line.rows("vit_throughput.csv", "latency")) if row.framework == framework}
-        chosen = [row for row in rows.values() if not any(fnmatchcase(row.model_or_op, glob) for glob in _HYBRIDS)]
+        chosen = whole_vits(line.rows("vit_throughput.csv", "latency"), framework)
         return [(_whole(line, traced(row.model_or_op, batch=row.batch), row), row.value) for row in chosen]
 
     return pairs

@@ -14,6 +14,7 @@ from hwmodel.validation.statistics import Errors
 if TYPE_CHECKING:
     from hwmodel.validation.calibration.calibrate import Calibration, Side
     from hwmodel.validation.comparison import Comparison
+    from hwmodel.validation.cross_checks import CrossCheck
 
 NOTHING = "-"
 
@@ -66,6 +67,16 @@ def scores_table(found: Comparison) -> Table:
         sizes = (_percent(value) for value in (score.median, score.mean, score.p90, score.max))
         names = (card, score.mode, " ".join(score.dtypes), score.quantity, score.against)
         _add(table, *names, str(score.rows), *sizes, _signed(score.bias))
+    return table
+
+
+def cross_checks_table(found: Sequence[CrossCheck]) -> Table:
+    """Errors with the constants that ship beside those with constants refitted on other rows alone."""
+    columns = ("question", "fitted on", "scored on", "rows", "shipped median", "mean", "p90", "refitted median", "mean", "p90")
+    table = _table("Cross-checks: constants refitted elsewhere, then scored", columns, left=3)
+    for one in found:
+        sizes = [_percent(size) for side in (one.shipped, one.refitted) for size in (side.median, side.mean, side.p90)]
+        _add(table, one.question, one.fitted_on, one.scored_on, str(one.shipped.rows), *sizes)
     return table
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from hwmodel.backends.cards import Card, Sourced
 from hwmodel.backends.registry import get_backend
 from hwmodel.errors import HwmodelError, UnknownNameError
-from hwmodel.validation.calibration.observations import Observations
+from hwmodel.validation.calibration.observations import Latencies
 
 REACH = 2.0
 """A calibrated constant without a range may move by this factor."""
@@ -60,7 +60,7 @@ def fields_named(card: Card, power_mode: str | None, names: Sequence[str]) -> li
     return list({free.path: free for free in found}.values())
 
 
-def fields_by_default(card: Card, mode: str, found: Observations) -> list[Free]:
+def fields_by_default(card: Card, mode: str, found: Latencies) -> list[Free]:
     """What the card or its backend calls calibrated, or assumed within a range, and what latency depends on.
 
     Energies and powers are left out: under a board limit they would bend to explain times.
@@ -147,7 +147,7 @@ def _metadata(items: Sequence[Any]) -> Iterator[Any]:
         yield from getattr(item, "metadata", ())
 
 
-def _influence(card: Card, mode: str, found: Observations, free: Sequence[Free]) -> list[bool]:
+def _influence(card: Card, mode: str, found: Latencies, free: Sequence[Free]) -> list[bool]:
     """Whether moving each number by 5 % moves the latency of any operator."""
     if not free:
         return []

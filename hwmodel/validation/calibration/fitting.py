@@ -11,7 +11,7 @@ import numpy as np
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray
 from hwmodel.backends.cards import Card
 from hwmodel.validation.calibration.fields import Free
-from hwmodel.validation.calibration.observations import Observations
+from hwmodel.validation.calibration.observations import Latencies
 
 SOFT = 0.1
 """Log error beyond which a row counts linearly instead of by its square: an outlier does not drag the fit."""
@@ -30,7 +30,7 @@ _DIGITS = 6
 class _Problem:
     """Residuals of the fit rows. Points ``x`` hold natural logarithms of the free numbers, shape (n_free,)."""
 
-    found: Observations
+    found: Latencies
     card: Card
     mode: str
     free: Sequence[Free]
@@ -65,7 +65,7 @@ class _Problem:
         return cast("FloatArray", ((values[1:] - values[0]) / steps[:, None]).T)
 
 
-def fit(found: Observations, card: Card, mode: str, free: Sequence[Free]) -> dict[str, float]:
+def fit(found: Latencies, card: Card, mode: str, free: Sequence[Free]) -> dict[str, float]:
     """The values of the free numbers that explain the fit rows best, rounded to six digits.
 
     Notes

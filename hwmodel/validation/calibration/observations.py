@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,18 @@ CHUNK = 20_000
 """Operators times designs priced in one call: bounds the memory."""
 WHOLE_MODEL = "image"
 """Shapes of rows that timed a whole model begin with it."""
+
+
+class Latencies(Protocol):
+    """What a fit needs to know of measured rows; see :class:`Observations`."""
+
+    @property
+    def of(self) -> IntArray: ...
+    @property
+    def measured_s(self) -> FloatArray: ...
+    @property
+    def held_out(self) -> BoolArray: ...
+    def predict(self, card: Card, mode: str, overrides: Mapping[str, Any] | None = None) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +117,6 @@ def observations(rows: Sequence[MeasuredRow], card: Card, path: str | Path) -> O
     """
     chosen = [row for row in rows if not row.shape.startswith(WHOLE_MODEL)]
     check_dtypes(chosen, card, path)
-    numbers: dict[Operator, int] = {}
-    known = [timed(row) for row in chosen]
-    of = np.array([numbers.setdefault(one.operator, len(numbers)) for one in known], dtype=np.int64)
     held_out = _held_out(chosen)
     fit, held = int((~held_out).sum()), int(held_out.sum())
     if fit < LEAST_FIT_ROWS or held < LEAST_HELD_OUT_ROWS:
@@ -115,9 +124,17 @@ def observations(rows: Sequence[MeasuredRow], card: Card, path: str | Path) -> O
             f"{path}: {fit} operator latencies to fit and {held} held out, expected at least {LEAST_FIT_ROWS} and "
             f"{LEAST_HELD_OUT_ROWS}; measure more shapes"
         )
-    trace = Trace.from_operators(numbers)
-    measured = np.array([(row.value - one.host_s) / one.times for row, one in zip(chosen, known, strict=True)])
-    return Observations(Workload.of(trace, dtype=None, default_dtype=card.default_dtype), of, measured, held_out)
+    return observed(chosen, card, held_out)
+
+
+def observed(rows: Sequence[MeasuredRow], card: Card, held_out: BoolArray) -> Observations:
+    """Rows of operators as :class:`Observations`; ``held_out``: (n_rows,), those that no fit may see."""
+    numbers: dict[Operator, int] = {}
+    known = [timed(row) for row in rows]
+    of = np.array([numbers.setdefault(one.operator, len(numbers)) for one in known], dtype=np.int64)
+    workload = Workload.of(Trace.from_operators(numbers), dtype=None, default_dtype=card.default_dtype)
+    measured = np.array([(row.value - one.host_s) / one.times for row, one in zip(rows, known, strict=True)])
+    return Observations(workload, of, measured, held_out)
 
 
 def _held_out(rows: Sequence[MeasuredRow]) -> BoolArray:

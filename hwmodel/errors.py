@@ -30,14 +30,19 @@ class RecipeError(HwmodelError):
     """A recipe that does not fit its model."""
 
 
+class CheckpointError(HwmodelError):
+    """A checkpoint that cannot be read, or that is not the model's: missing, unexpected and misshaped names are listed."""
+
+
 class TraceFormatError(HwmodelError):
     """A file that is not a trace this version can read."""
 
 
 def suggestion(found: str, known: Iterable[str]) -> str:
-    """Name the nearest of ``known``, or list them where none is near."""
+    """Name those of ``known`` that begin with ``found``, then the nearest; or list them where none is near."""
     names = sorted(known)
-    near = get_close_matches(found, names, n=3, cutoff=0.5)
+    begun = [name for name in names if found and name.startswith(found)]
+    near = list(dict.fromkeys([*begun, *get_close_matches(found, names, n=3, cutoff=0.5)]))[:3]
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     listed = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")

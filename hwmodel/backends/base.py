@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 from hwmodel.errors import HwmodelError, UnsupportedOperatorError
 from hwmodel.ir.dtypes import BITS
 from hwmodel.ir.masks import Mask
+from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,6 +51,14 @@ class Options:
     attention: AttentionChoice = "source"
     sparse_kernel: SparseChoice = "auto"
     scope: Scope = "board"
+
+
+_PLACE = frozenset({"name", "block", "attention_group", "dense_macs", "dtype", "weight_dtype"})
+_asked = attrgetter(*(item.name for item in fields(Operator) if item.name not in _PLACE))
+"""What an operator asks of a machine: all but where it stands, where it comes from, and formats, which a workload settles."""
+_OF_MASKS = frozenset({"trace", "masks", "emptied", "kept_macs", "kept_fraction", "alike"})
+"""What a workload holds that changes with its masks."""
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +189,10 @@ class Workload:
 
     @cached_property
     def weight_element_bytes(self) -> FloatArray:
-        """Bytes of one weight element, by operator."""
-        return np.array([BITS[dtype] / 8 for dtype in self.weight_dtype])
+        """Bytes of one weight element, by operator, with its part of the scales of quantised weights."""
+        scales = self._count("scale_bytes") / np.maximum(self.weight_elements, 1)
+        bytes_each: FloatArray = np.array([BITS[dtype] / 8 for dtype in self.weight_dtype]) + scales
+        return bytes_each
 
     @cached_property
     def successors(self) -> tuple[tuple[int, ...], ...]:
@@ -198,6 +210,48 @@ class Workload:
             found[consumer].append(producer)
         return tuple(tuple(rows) for rows in found)
 
+    @cached_property
+    def alike(self) -> IntArray:
+        """First row that asks a machine for the same as each row: everything but names, blocks and edges is equal."""
+        first: dict[Any, int] = {}
+        settled = zip(self.trace.operators, self.dtype.tolist(), self.weight_dtype.tolist(), strict=True)
+        return np.array(
+            [first.setdefault((_asked(operator), *formats), row) for row, (operator, *formats) in enumerate(settled)],
+            dtype=np.int64,
+        )
+
+    def only(self, rows: IntArray) -> Workload:
+        """The workload of some rows, without edges."""
+        operators = tuple(self.trace.operators[row] for row in rows.tolist())
+        return Workload(self.trace.replace(operators=operators, edges=()), self.dtype[rows], self.weight_dtype[rows])
+
+    def masked(self, masks: Mapping[int, Mask | None]) -> Workload:
+        """The same operators under other masks on some rows. Columns that do not depend on masks are shared."""
+        operators = list(self.trace.operators)
+        for row, mask in masks.items():
+            operators[row] = operators[row].replace(mask=mask)
+        other = Workload(self.trace.replace(operators=tuple(operators)), self.dtype, self.weight_dtype)
+        shared = {name: column for name, column in self.__dict__.items() if name not in _OF_MASKS}
+        if other.emptied != self.emptied:
+            shared.pop("_structure", None)
+        other.__dict__.update(shared)
+        return other
+
+    @cached_property
+    def emptied(self) -> tuple[bool, ...]:
+        """Rows whose mask keeps nothing."""
+        return tuple(mask is not None and mask.kept_blocks == 0 for mask in self.masks)
+
+    @cached_property
+    def _structure(self) -> dict[Hashable, Any]:
+        return {}
+
+    def once(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What ``make`` finds, kept under ``key``: for what depends on operators, edges and :attr:`emptied`, on no other mask."""
+        if key not in self._structure:
+            self._structure[key] = make()
+        return cast("Kept", self._structure[key])
+
     def tiles(self, tile_out: int, tile_in: int) -> FloatArray:
         """Tiles of ``tile_out x tile_in`` weight elements that hold work: all of a dense weight, else the occupied ones."""
         occupied = {mask: mask.occupied_tiles(tile_out, tile_in) for mask in set(self.masks) if mask is not None}
@@ -209,6 +263,10 @@ class Workload:
 
 def _zeros() -> FloatArray:
     return np.zeros(0)
+
+
+def _as_wide(column: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(column, dtype=np.float64), shape))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,8 +281,11 @@ class Costs:
     dram_bytes : bytes to and from off-chip memory
     executed_macs : MACs the machine performs, padding of its skip unit included, never less than the kept MACs
     bound : limiting resource of each operator: "compute", "memory", "launch", "host", "vector", "none", ...
-    kernel : name of the kernel or the unit that runs it
+    kernel : name of the kernel or the unit that runs it; like ``bound``, in a sweep that of the first design may stand for all
     fused_into : row whose kernel carries this operator's cost; its own row where it is not fused
+    array_cycles, busy_array_cycles : cycles of all compute arrays together until the one with the most work is done, and those
+        of them in which they work; zeros where a backend does not share work among arrays
+    components_j : joules by hardware component, whose sum is the operator's energy too; empty where a backend does not tell
     """
 
     cycles: FloatArray
@@ -239,16 +300,21 @@ class Costs:
     kernel: TextArray
     fused_into: IntArray
     gap_s: FloatArray = field(default_factory=_zeros)
+    array_cycles: FloatArray = field(default_factory=_zeros)
+    busy_array_cycles: FloatArray = field(default_factory=_zeros)
+    components_j: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give every numeric column the shape of the widest: (n_ops,), or (designs, n_ops) in a sweep."""
-        if self.gap_s.size == 0:
-            object.__setattr__(self, "gap_s", np.zeros_like(self.latency_s))
-        numeric = [item.name for item in fields(self) if item.name not in {"bound", "kernel", "fused_into"}]
+        for name in ("gap_s", "array_cycles", "busy_array_cycles"):
+            if getattr(self, name).size == 0:
+                object.__setattr__(self, name, np.zeros_like(self.latency_s))
+        numeric = [item.name for item in fields(self) if item.name not in {"bound", "kernel", "fused_into", "components_j"}]
         shape = np.broadcast_shapes(*(np.shape(getattr(self, name)) for name in numeric))
         for name in numeric:
-            whole = np.ascontiguousarray(np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float64), shape))
-            object.__setattr__(self, name, whole)
+            object.__setattr__(self, name, _as_wide(getattr(self, name), shape))
+        parts = {name: _as_wide(joules, shape) for name, joules in self.components_j.items()}
+        object.__setattr__(self, "components_j", parts)
 
     @property
     def energy_j(self) -> FloatArray:
@@ -284,7 +350,8 @@ class Backend(Protocol):
     ``kinds`` lists operator kinds or whole families it models; ``free`` lists kinds or families that cost nothing on
     purpose, each with the reason. Anything else is refused before :meth:`cost` is called. A backend may also have
     ``warnings(workload, parameters, options) -> list[str]``: lines about what the user would not expect, such as a layer
-    that pruning makes slower.
+    that pruning makes slower; ``grouped``: fields that are numbers but choices, so that a sweep takes them one by one;
+    and ``simulated_modes``: modes in which a point takes a simulation of seconds to minutes.
     """
 
     name: ClassVar[str]
@@ -302,6 +369,11 @@ class Backend(Protocol):
     def cost(self, workload: Workload, parameters: Any, options: Options) -> Costs:
         """Cost of every operator; ``parameters`` is this backend's resolved :class:`Parameters`."""
         ...
+
+
+def first_design(array: FloatArray) -> FloatArray:
+    """(n_ops,): the array itself, or its first row in a sweep."""
+    return array if array.ndim == 1 else cast("FloatArray", array[0])
 
 
 def by_key(table: Mapping[str, Any], keys: TextArray, field: str) -> FloatArray:

@@ -136,6 +136,28 @@ class Estimate:
         tell = getattr(get_backend(self.card.backend), "warnings", None)
         return [] if tell is None else tell(self.workload, self.card.resolve(self.mode, self.overrides), self.options)
 
+    @property
+    def energy_by_component_j(self) -> dict[str, Any]:
+        """Joules by hardware component, which sum to ``energy_j``; empty where the backend does not tell."""
+        return {name: self._total(joules) for name, joules in self.costs.components_j.items()}
+
+    @property
+    def idle_share(self) -> Any:
+        """Share of their time that compute arrays wait for the one with the most work; 0 where there is one, or none is told."""
+        whole, busy = (np.asarray(self._total(column)) for column in (self.costs.array_cycles, self.costs.busy_array_cycles))
+        share = 1 - np.divide(busy, whole, out=np.ones_like(whole), where=whole > 0)
+        return float(share) if share.ndim == 0 else share
+
+    @property
+    def area_mm2(self) -> dict[str, Any]:
+        """Silicon area by component in square millimetres; empty where the backend does not tell."""
+        tell = getattr(get_backend(self.card.backend), "area_mm2", None)
+        if tell is None:
+            return {}
+        parameters = self.card.resolve(self.mode, self.overrides)
+        parts: dict[str, Any] = tell(parameters, mode=self.execution_mode, workload=self.workload)
+        return {name: float(area) if np.ndim(area) == 0 else np.asarray(area).reshape(-1) for name, area in parts.items()}
+
     @cached_property
     def _names(self) -> list[str]:
         return [operator.name for operator in self.trace.operators]
@@ -250,22 +272,55 @@ def estimate(
     HwmodelError
         Unknown device, mode, dtype, field or choice; or an operator the device's backend cannot model.
     """
-    card = device if isinstance(device, Card) else load_card(device)
-    check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
-    execution, power = card.split_mode(mode)
-    if dtype is not None:
-        check_dtype(dtype)
-    settled = dtype or trace.dtype or card.default_dtype
-    workload = Workload.of(trace, dtype=dtype, default_dtype=card.default_dtype)
-    for used in sorted({settled, *workload.dtype.tolist(), *workload.weight_dtype.tolist()}):
-        card.check_dtype(used)
-    options = Options(mode=execution, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
-    parameters = card.resolve(mode, overrides)
-    costs = evaluate(get_backend(card.backend), workload, parameters, options)
-    label = f"{execution}+{power}" if power else execution
+    asked = Request.of(
+        trace, device=device, mode=mode, dtype=dtype, attention=attention, sparse_kernel=sparse_kernel, scope=scope
+    )  # fmt: skip
     return Estimate(
-        workload=workload, card=card, mode=label, dtype=settled, costs=costs, options=options, overrides=dict(overrides or {})
-    )
+        workload=asked.workload, card=asked.card, mode=asked.mode, dtype=asked.dtype, costs=asked.costs(overrides or {}),
+        options=asked.options, overrides=dict(overrides or {}),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """A trace to be priced on a card, checked and with every choice settled; see :class:`Estimate` for the fields."""
+
+    workload: Workload
+    card: Card
+    mode: str
+    dtype: str
+    options: Options
+
+    @classmethod
+    def of(
+        cls,
+        trace: Trace,
+        *,
+        device: str | Path | Card,
+        mode: str | None = None,
+        dtype: str | None = None,
+        attention: AttentionChoice = "source",
+        sparse_kernel: SparseChoice = "auto",
+        scope: Scope = "board",
+    ) -> Request:
+        """Check what :func:`estimate` was asked, which takes the same arguments."""
+        card = device if isinstance(device, Card) else load_card(device)
+        check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+        execution, power = card.split_mode(mode)
+        if dtype is not None:
+            check_dtype(dtype)
+        settled = dtype or trace.dtype or card.default_dtype
+        workload = Workload.of(trace, dtype=dtype, default_dtype=card.default_dtype)
+        for used in sorted({settled, *workload.dtype.tolist(), *workload.weight_dtype.tolist()}):
+            card.check_dtype(used)
+        options = Options(mode=execution, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
+        label = f"{execution}+{power}" if power else execution
+        return cls(workload=workload, card=card, mode=label, dtype=settled, options=options)
+
+    def costs(self, overrides: Mapping[str, Any]) -> Costs:
+        """Cost of every operator, with some fields of the card replaced."""
+        parameters = self.card.resolve(self.mode, overrides)
+        return evaluate(get_backend(self.card.backend), self.workload, parameters, self.options)
 
 
 def check_choices(**chosen: str) -> None:

@@ -36,7 +36,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload
+from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload, first_design
 from hwmodel.backends.tpu import cores, ispass2020, paper_fit, programs, silicon
 from hwmodel.backends.tpu.energy import Joules, joules
 from hwmodel.backends.tpu.parameters import TpuParameters
@@ -255,6 +255,8 @@ class Tpu:
     name: ClassVar[str] = "tpu"
     modes: ClassVar[tuple[str, ...]] = ("device", "device+host", "systolic", "scale-sim", "paper-fit")
     parameters: ClassVar[type[TpuParameters]] = TpuParameters
+    simulated_modes: ClassVar[frozenset[str]] = frozenset({"scale-sim"})
+    grouped: ClassVar[frozenset[str]] = frozenset({"cores"})
 
     def kinds(self, mode: str) -> frozenset[str]:
         """Families modelled in ``mode``."""
@@ -294,18 +296,22 @@ def array_costs(workload: Workload, parameters: TpuParameters, options: Options)
     Energy takes SCALE-Sim's access counts (partial sums to DRAM included) times the card's energy per byte.
     """
     p = parameters
-    parts = (silicon.first_products(workload, p), silicon.second_products(workload, p))
+    rows, place = np.unique(workload.alike, return_inverse=True)
+    few = workload.only(rows)
+    parts = (silicon.first_products(few, p), silicon.second_products(few, p))
     if options.mode == "paper-fit":
-        parts = (paper_fit.only_covered(parts[0], workload), paper_fit.only_covered(parts[1], workload))
+        parts = (paper_fit.only_covered(parts[0], few), paper_fit.only_covered(parts[1], few))
     cycles, macs, onchip, dram = (
         sum(column) for column in zip(*(_array_work(part, p, options.mode) for part in parts), strict=True)
     )
     latency_s = np.asarray(cycles / np.asarray(p.clock_hz))
     energy = joules(
-        latency_s=latency_s, macs=macs, vector_ops=np.zeros(len(workload)), onchip_bytes=onchip, dram_bytes=dram,
+        latency_s=latency_s, macs=macs, vector_ops=np.zeros(len(few)), onchip_bytes=onchip, dram_bytes=dram,
         parameters=p, scope=options.scope,
     )  # fmt: skip
-    busy = latency_s > 0
+    cycles, latency_s, macs, dram = (np.take(column, place, axis=-1) for column in (cycles, latency_s, macs, dram))
+    energy = Joules(*(np.take(column, place, axis=-1) for column in energy))
+    busy = first_design(latency_s) > 0
     kernel = "curve" if options.mode == "paper-fit" else f"systolic-{p.dataflow}"
     costs = Costs(
         cycles=cycles, latency_s=latency_s, compute_j=energy.compute, onchip_j=energy.onchip, offchip_j=energy.offchip,
@@ -355,12 +361,17 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     chip's. The host dispatches to all cores at once.
     """
     p = parameters
-    leaders = programs.kernel_leaders(workload, p.lowering)
-    parts = [(count, cores.part(workload, images)) for images, count in cores.shares(workload.trace.batch, p)]
-    ran = [(count, part, *_core_work(part, leaders, p)) for count, part in parts]
-    _, longest, first, device_s = ran[0]
-    work = silicon.total([(count, work) for count, _, work, _ in ran])
-    gap_s = programs.host_gap_s(device_s, longest, p) if options.mode == "device+host" else np.zeros_like(device_s)
+    leaders = workload.once(("tpu kernels", p.lowering), lambda: programs.kernel_leaders(workload, p.lowering))
+    rows, place = programs.distinct_kernels(workload, leaders)
+    few, alone = workload.only(rows), programs.alone(workload)[rows]
+    ran = [
+        (count, *_core_work(cores.part(few, images), place[leaders[rows]], alone, p))
+        for images, count in cores.shares(workload.trace.batch, p)
+    ]
+    work = silicon.spread(silicon.total([(count, work) for count, work, _ in ran]), place)
+    _, longest, device_s = ran[0]
+    device_s, longest = np.take(device_s, place, axis=-1), silicon.spread(longest, place)
+    gap_s = programs.host_gap_s(device_s, workload, p) if options.mode == "device+host" else np.zeros_like(device_s)
     latency_s = device_s + gap_s
     energy = joules(
         latency_s=latency_s, macs=work.macs, vector_ops=work.vector_ops, onchip_bytes=work.vmem_bytes,
@@ -369,30 +380,32 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     costs = Costs(
         cycles=latency_s * p.clock_hz, latency_s=latency_s, gap_s=gap_s, compute_j=energy.compute, onchip_j=energy.onchip,
         offchip_j=energy.offchip, static_j=energy.static, dram_bytes=work.dram_bytes, executed_macs=work.macs,
-        bound=programs.bound_by(first, device_s, gap_s), kernel=_kernels(workload, first, leaders), fused_into=leaders,
+        bound=programs.bound_by(longest, device_s, gap_s), kernel=_kernels(workload, longest, leaders), fused_into=leaders,
     )  # fmt: skip
     return costs, energy
 
 
-def _core_work(workload: Workload, leaders: npt.NDArray[np.int64], parameters: TpuParameters) -> tuple[silicon.Work, FloatArray]:
-    """What one core does for each kernel, and the seconds it takes."""
+def _core_work(
+    workload: Workload, leaders: npt.NDArray[np.int64], alone: npt.NDArray[np.bool_], parameters: TpuParameters
+) -> tuple[silicon.Work, FloatArray]:
+    """What one core does for each kernel, and the seconds it takes; rows ``alone`` are programs by themselves."""
     p = parameters
     rows = np.arange(len(workload), dtype=np.int64)
     parts = (
         silicon.product_work(silicon.first_products(workload, p), p),
-        silicon.vector_work(workload, leaders != rows, programs.extra_operand_bytes(workload), programs.alone(workload), p),
+        silicon.vector_work(workload, leaders != rows, programs.extra_operand_bytes(workload), alone, p),
         silicon.product_work(silicon.second_products(workload, p), p),
     )
     work = programs.merged(parts, leaders)
     in_turn = sum(programs.kernel_s(part) for part in parts)
     device_s = np.where(workload.family == "attention", in_turn, programs.kernel_s(work))
-    return work, device_s + programs.exposed_s(work, workload, p)
+    return work, device_s + programs.exposed_s(work, workload, alone, p)
 
 
 def _kernels(workload: Workload, work: silicon.Work, leaders: npt.NDArray[np.int64]) -> TextArray:
-    """Unit that runs each row's kernel: "mxu", "vpu", "dma" where values only move, "none" where nothing runs."""
+    """Unit that runs each row's kernel in the first design: "mxu", "vpu", "dma" where values only move, "none" where free."""
     unit = {"product": "mxu", "attention": "mxu", "movement": "dma"}
     names = np.array([unit.get(family, "vpu") for family in workload.family.tolist()], dtype=np.str_)
-    runs = np.atleast_2d(work.compute_s + work.memory_s + work.vector_s > 0).any(axis=0)
+    runs = first_design(work.compute_s + work.memory_s + work.vector_s) > 0
     own: TextArray = np.where(runs, names, "none")
     return own[leaders]

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from hwmodel.cli.calibrate import calibrate
+from hwmodel.cli.cost_table import cost_table
 from hwmodel.cli.devices import devices
 from hwmodel.cli.estimate import estimate
+from hwmodel.cli.explore import explore
 from hwmodel.cli.export_scalesim import export_scalesim
 from hwmodel.cli.measure import measure
 from hwmodel.cli.printing import print_line
+from hwmodel.cli.recipe import recipe
 from hwmodel.cli.report import report
 from hwmodel.cli.trace import trace
 from hwmodel.cli.validate import validate
@@ -47,7 +50,10 @@ app.command("devices")(devices)
 app.command("trace")(trace)
 app.command("estimate")(estimate)
 app.command("report")(report)
+app.command("recipe")(recipe)
+app.command("cost-table")(cost_table)
 app.command("export-scalesim")(export_scalesim)
+app.command("explore")(explore)
 app.command("measure")(measure)
 app.command("calibrate")(calibrate)
 app.command("validate")(validate)

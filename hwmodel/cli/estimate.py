@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from hwmodel.cli.dead_work import living
+from hwmodel.cli.families import depends_on_image, families, print_families
 from hwmodel.cli.inputs import traced_model
 from hwmodel.cli.options import (
     AsCsv,
     AsJson,
     Attention,
     Batch,
+    Block,
+    Checkpoint,
     Devices,
+    DropDead,
     Dtype,
     EnergyScope,
     ImageSize,
@@ -34,6 +39,9 @@ def estimate(
     dtype: Dtype = None,
     mode: Mode = None,
     recipe: RecipeFile = None,
+    checkpoint: Checkpoint = None,
+    block: Block = None,
+    drop_dead: DropDead = False,
     image_size: ImageSize = None,
     settings: Settings = None,
     attention: Attention = "source",
@@ -47,7 +55,12 @@ def estimate(
     if as_json and as_csv:
         raise HwmodelError("--json and --csv: choose one")
     plan = Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
-    traced = traced_model(model, batch, image_size, dtype, recipe)
+    if recipe is not None and depends_on_image(recipe):
+        if drop_dead:
+            raise HwmodelError(f"--drop-dead: not for a distribution of token counts; {recipe} has one")
+        print_families(families(model, batch, image_size, dtype, recipe), plan, as_json=as_json, as_csv=as_csv)
+        return
+    traced = living(traced_model(model, batch, image_size, dtype, recipe, checkpoint=checkpoint, block=block), drop_dead)
     found = plan.estimates(traced)
     if as_json:
         print_json([one.document() for one in found])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +26,50 @@ def setting(text: str) -> tuple[str, Any]:
         return field, value
 
 
-def traced_model(model: str, batch: int | None, image_size: int | None, dtype: str | None, recipe: str | None) -> Trace:
-    """Extract a model, or load a saved trace, and prune it where a recipe is given."""
+def block_shape(text: str | None) -> tuple[int, int] | None:
+    """``OUTxIN`` as two numbers."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if found is None:
+        raise HwmodelError(f"--block {text}: expected OUTxIN, for example 32x32")
+    return int(found[1]), int(found[2])
+
+
+def traced_model(
+    model: str,
+    batch: int | None,
+    image_size: int | None,
+    dtype: str | None,
+    recipe: str | None,
+    *,
+    checkpoint: str | None = None,
+    block: str | None = None,
+) -> Trace:
+    """Extract a model, or load a saved trace; pruned where a recipe is given, or as its checkpoint is."""
+    if checkpoint is not None and recipe is not None:
+        raise HwmodelError("--checkpoint and --recipe both say how the model is pruned; give one of them")
+    if checkpoint is not None or block is not None:
+        return checkpoint_model(model, batch, image_size, dtype, checkpoint=checkpoint, block=block)
     dense = unpruned_model(model, batch, image_size, dtype, [] if recipe is None else [recipe])
     return dense if recipe is None else pruned_by(dense, recipe)
+
+
+def checkpoint_model(
+    model: str, batch: int | None, image_size: int | None, dtype: str | None, *, checkpoint: str | None, block: str | None
+) -> Trace:
+    """Extract a model by name, as sparse as its checkpoint is; what had to be assumed is told on standard error."""
+    from hwmodel.ir.storage import is_trace_file
+
+    shape = block_shape(block)
+    if is_trace_file(model):
+        raise HwmodelError(f"{model}: a saved trace has no weights to read; name the model that the checkpoint belongs to")
+    from hwmodel.extraction.models import trace as extract
+
+    traced = extract(model, batch=batch or 1, image_size=image_size, dtype=dtype, checkpoint=checkpoint, block=shape)
+    for note in traced.notes:
+        sys.stderr.write(f"hwmodel: {note}\n")
+    return traced
 
 
 def unpruned_model(model: str, batch: int | None, image_size: int | None, dtype: str | None, recipes: Sequence[str]) -> Trace:

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from hwmodel.cli.inputs import check_output, pruned_by, unpruned_model
+from hwmodel.cli.dead_work import living
+from hwmodel.cli.inputs import check_output, checkpoint_model, pruned_by, unpruned_model
 from hwmodel.cli.options import (
     Attention,
     Batch,
+    Block,
+    Checkpoint,
     Devices,
+    DropDead,
     Dtype,
     EnergyScope,
     ImageSize,
@@ -32,6 +36,9 @@ def report(
     device: Devices,
     output: Annotated[str, typer.Option("-o", "--output", help="the HTML file to write")],
     recipe: RecipeFiles = None,
+    checkpoint: Checkpoint = None,
+    block: Block = None,
+    drop_dead: DropDead = False,
     batch: Batch = None,
     dtype: Dtype = None,
     mode: Mode = None,
@@ -51,10 +58,13 @@ def report(
     with progress() as step:
         step(f"reading {model}")
         dense = unpruned_model(model, batch, image_size, dtype, recipe or [])
+        versions = [("dense", dense), *((Path(name).stem, pruned_by(dense, name)) for name in recipe or [])]
+        if checkpoint is not None or block is not None:
+            found = checkpoint_model(model, batch, image_size, dtype, checkpoint=checkpoint, block=block)
+            versions.append((Path(checkpoint or "checkpoint").stem, found))
         variants = []
-        for name in [None, *(recipe or [])]:
-            label = "dense" if name is None else Path(name).stem
-            pruned = dense if name is None else pruned_by(dense, name)
+        for label, version in versions:
+            pruned = living(version, drop_dead, label)
             step(f"pricing {label} on {len(plan.cards)} devices")
             variants.append(Variant(label=label, trace=pruned, estimates=tuple(plan.estimates(pruned))))
         write_report(variants, output, progress=step)

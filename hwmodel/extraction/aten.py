@@ -337,7 +337,7 @@ def _reshape(call: Call) -> tuple[Row, ...]:
     return () if is_viewable(source.shape, source.stride, call.output.shape) else _move("copy", call, read=source.distinct)
 
 
-def _runs(shape: Shape, stride: Shape) -> list[tuple[int, int]]:
+def runs(shape: Shape, stride: Shape) -> list[tuple[int, int]]:
     """Dimensions merged where neighbours lie one after the other in memory: (elements, stride of the last)."""
     runs: list[tuple[int, int]] = []
     for size, step in zip(shape, stride, strict=True):
@@ -358,7 +358,7 @@ def is_viewable(shape: Shape, stride: Shape, new_shape: Shape) -> bool:
     if 0 in shape:
         return True
     sizes = [size for size in new_shape if size != 1]
-    for elements, _ in _runs(shape, stride):
+    for elements, _ in runs(shape, stride):
         filled = 1
         while filled < elements and sizes:
             filled *= sizes.pop(0)
@@ -370,3 +370,9 @@ def is_viewable(shape: Shape, stride: Shape, new_shape: Shape) -> bool:
 @LOWERINGS.lowers("bucketize", "searchsorted")
 def _search(call: Call) -> tuple[Row, ...]:
     return _spread("searchsorted", call)
+
+
+@LOWERINGS.lowers("item", "_local_scalar_dense")
+def _told_to_host(call: Call) -> tuple[Row, ...]:
+    """One value that the host reads; that the device waits meanwhile is not part of the row."""
+    return (Row(movement("copy", elements=1)),)

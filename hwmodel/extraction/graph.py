@@ -92,6 +92,7 @@ class _Recorder:
         self._sizes: dict[int, int] = {}
         self._written: dict[int, frozenset[int]] = {}
         self._varying: set[int] = set()
+        self._stored_bits: dict[str, int] = {}
 
     def inputs(self, program: ExportedProgram) -> list[Held]:
         """Values of the placeholders, in order."""
@@ -102,7 +103,10 @@ class _Recorder:
     def _input(self, node: Node, kind: str, target: str) -> Held:
         if kind == "USER_INPUT":
             return self._hold(node.meta.get("val"), node, from_input=True)
-        return self._hold(node.meta.get("val"), node, constant=True, stored=True, source=target, learned=kind == "PARAMETER")
+        held = self._hold(node.meta.get("val"), node, constant=True, stored=True, source=target, learned=kind == "PARAMETER")
+        if isinstance(held, Value) and held.dtype in {"int8", "uint8"}:
+            self._stored_bits[target] = 8 * held.distinct
+        return held
 
     def _hold(self, meta: Any, node: Node, **origin: Any) -> Held:
         """Values with the structure of a node's example result; fresh memory unless ``origin`` names one."""
@@ -123,7 +127,7 @@ class _Recorder:
             where = module_path(node)[0] or "its own forward"
             raise HwmodelError(
                 f"{self.model}: a shape or number in module {where!r} depends on the data ({node.name}); "
-                "trace a variant with fixed token counts"
+                "trace a variant with fixed token counts, or every count with hw.trace_family"
             )
         return found
 
@@ -205,13 +209,19 @@ class _Recorder:
         dtype = _DTYPES[dtypes[0]] if dtypes else None
         self.records.append(
             Record(
-                operator=row.operator.replace(constant=constant, dtype=dtype),
+                operator=row.operator.replace(constant=constant, dtype=dtype, weight_dtype=self._stored_format(row.operator, weight)),
                 module=path,
                 operands=before + tuple(self.producers(value) for value in reads),
                 weight=weight,
                 from_input=any(value.from_input for value in reads),
             )
         )
+
+    def _stored_format(self, operator: Operator, weight: str) -> str | None:
+        """The integer format of a weight that the module itself widens before it multiplies; two of four bits share a byte."""
+        weights = operator.batch * operator.k * operator.n
+        bits = self._stored_bits.get(weight, 0)
+        return {8 * weights: "int8", 4 * weights: "int4"}.get(bits) if bits else None
 
     def _result(self, meta: Any, node: Node, call: Call, constant: bool, wrote: frozenset[int] | None) -> Held:
         """What the node holds: its first operand seen anew where no row was made, else memory the last row wrote."""
@@ -291,8 +301,8 @@ def _reads(rows: Sequence[Row], call: Call) -> list[Value]:
 
 
 def _origin(tensors: Sequence[Value]) -> dict[str, Any]:
-    """The parameter a constant derives from, a buffer where there is none."""
-    named = sorted((value for value in tensors if value.source), key=lambda value: not value.learned)
+    """The largest parameter or buffer that a constant derives from; of two as large the parameter."""
+    named = sorted((value for value in tensors if value.source), key=lambda value: (-value.distinct, not value.learned))
     return {"source": named[0].source, "learned": named[0].learned} if named else {}
 
 

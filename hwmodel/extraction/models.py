@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from hwmodel.extraction.graph import Record
+    from hwmodel.extraction.graph import Record, Recording
     from hwmodel.extraction.roles import Structure
+    from hwmodel.extraction.weight_reading import WeightReader
 
 ImageSize = int | tuple[int, int]
 
@@ -26,25 +30,44 @@ _DTYPES = {"torch.float16": "fp16", "torch.bfloat16": "bf16"}
 """Parameter formats that become the dtype of the trace; fp32 leaves it open."""
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: an export makes many objects that live on, and looking through them takes a quarter of its time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_uncollected()
 def trace(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     *,
     batch: int = 1,
     image_size: ImageSize | None = None,
     dtype: str | None = None,
     example: torch.Tensor | Sequence[torch.Tensor] | None = None,
     fused_attention: bool | None = None,
+    checkpoint: str | Path | None = None,
+    block: tuple[int, int] | None = None,
 ) -> Trace:
-    """Every operator of one forward pass in eval mode; no weight is loaded, copied or changed.
+    """Every operator of one forward pass in eval mode, with the sparsity of its weights where there are weights.
+
+    A live module is not changed, and no weight is kept.
 
     Parameters
     ----------
-    model : name of a timm model ("deit_base_patch16_224"), or a module of your own
+    model : name of a timm model ("deit_base_patch16_224"), a module of your own, or the path of an ``.onnx`` file
     batch : images of one forward pass
     image_size : pixels of a side, or (height, width); the model's own by default
     dtype : number format of the trace; None leaves it to the card, or to the module's parameters where they are 16-bit
     example : input of your own module, or a tuple of them, of shape (batch, ...); images of one are repeated ``batch`` times
     fused_attention : build a timm model with or without PyTorch's fused attention; None leaves timm's setting
+    checkpoint : file with the weights of the model (.safetensors, or .pt as torch.save writes it), read for their sparsity
+    block : (out, in) of the weight blocks that are pruned whole; None detects them, weight by weight
 
     Raises
     ------
@@ -52,6 +75,8 @@ def trace(
         A model name or dtype that does not exist.
     UnsupportedOperatorError
         Operators that have no lowering, all of them with counts.
+    CheckpointError
+        Weights that cannot be read, that are not the model's, or that hold NaN; a block that does not fit.
     HwmodelError
         An image size the model does not take, a missing example, or a forward pass that depends on data.
     """
@@ -60,14 +85,30 @@ def trace(
     if batch < 1:
         raise HwmodelError(f"batch must be at least 1, got {batch}")
     sides = None if image_size is None else _sides(image_size)
+    if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
+        return _trace_onnx(Path(model), batch, sides, dtype, example, checkpoint, block)
     if not isinstance(model, str):
-        return _trace_module(_module(model), _inputs(model, batch, sides, example), dtype)
+        module = as_module(model)
+        return _trace_module(module, example_inputs(module, batch, sides, example), dtype, checkpoint, block)
     if example is not None:
         raise HwmodelError(f"{model}: a model given by name makes its own input; leave example= out")
-    return _trace_timm(model, batch, sides, dtype, fused_attention)
+    return _trace_timm(model, batch, sides, dtype, fused_attention, checkpoint=checkpoint, block=block)
 
 
-def _module(model: object) -> nn.Module:
+def _trace_onnx(
+    path: Path, batch: int, sides: tuple[int, int] | None, dtype: str | None, example: object, checkpoint: object,
+    block: tuple[int, int] | None,
+) -> Trace:  # fmt: skip
+    from hwmodel.extraction.onnx_files.front_end import trace_onnx
+
+    if example is not None:
+        raise HwmodelError(f"{path}: an ONNX file names its own inputs; leave example= out")
+    if checkpoint is not None:
+        raise HwmodelError(f"{path}: an ONNX file brings its own weights; leave the checkpoint out")
+    return trace_onnx(path, batch=batch, sides=sides, dtype=dtype, block=block)
+
+
+def as_module(model: object) -> nn.Module:
     from torch import nn
 
     if not isinstance(model, nn.Module):
@@ -82,7 +123,16 @@ def _sides(image_size: ImageSize) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _trace_timm(name: str, batch: int, sides: tuple[int, int] | None, dtype: str | None, fused: bool | None) -> Trace:
+def _trace_timm(
+    name: str,
+    batch: int,
+    sides: tuple[int, int] | None,
+    dtype: str | None,
+    fused: bool | None,
+    *,
+    checkpoint: str | Path | None = None,
+    block: tuple[int, int] | None = None,
+) -> Trace:
     import torch
 
     from hwmodel.extraction import zoo
@@ -91,6 +141,7 @@ def _trace_timm(name: str, batch: int, sides: tuple[int, int] | None, dtype: str
     with zoo.fused_attention(fused):
         model = zoo.build(name, sides)
     zoo.check_image_size(model, name, sides)
+    model, weights = _fitted(model, name, checkpoint, block)
     channels, height, width = zoo.input_size(model) or (3, 224, 224)
     height, width = sides or (height, width)
     image = torch.empty((batch, channels, height, width), device="meta")
@@ -101,10 +152,26 @@ def _trace_timm(name: str, batch: int, sides: tuple[int, int] | None, dtype: str
         if sides is None:
             raise
         raise HwmodelError(f"image size {height}x{width} does not fit {name}: {zoo.accepted_sizes(model)} ({error})") from error
-    return _assemble(program, name=name, shape=tuple(image.shape), own="fp32", dtype=dtype)
+    traced = _assemble(program, name=name, shape=tuple(image.shape), own="fp32", dtype=dtype, weights=weights)
+    if weights is None or not weights.narrowed:
+        return traced
+    from hwmodel.extraction.found_recipes import beside_dense
+
+    return beside_dense(traced, _trace_timm(name, batch, sides, dtype, fused))
 
 
-def _inputs(
+def _fitted(
+    model: nn.Module, name: str, checkpoint: str | Path | None, block: tuple[int, int] | None
+) -> tuple[nn.Module, WeightReader | None]:
+    """A model by name as its checkpoint has it, with the weights; the model itself where there is no checkpoint."""
+    if checkpoint is None:
+        return model, _weights(model, name, None, block)
+    from hwmodel.extraction.weight_reading import fitted
+
+    return fitted(checkpoint, model, name, block)
+
+
+def example_inputs(
     model: nn.Module, batch: int, sides: tuple[int, int] | None, example: torch.Tensor | Sequence[torch.Tensor] | None
 ) -> tuple[Any, ...]:
     """Arguments of the forward pass with ``batch`` images."""
@@ -141,17 +208,56 @@ def _repeated(value: torch.Tensor, batch: int) -> torch.Tensor:
     return value.new_empty((batch, *value.shape[1:]), device=value.device)
 
 
-def _trace_module(model: nn.Module, inputs: tuple[Any, ...], dtype: str | None) -> Trace:
+def _weights(model: nn.Module, name: str, checkpoint: str | Path | None, block: tuple[int, int] | None) -> WeightReader | None:
+    """The weights to read the sparsity of: those of the checkpoint, or the model's own where it has any."""
+    from hwmodel.extraction.weight_reading import WeightReader
+
+    if checkpoint is not None:
+        return WeightReader.of_checkpoint(checkpoint, model, name, block)
+    if _is_meta(model):
+        if block is not None:
+            raise HwmodelError(f"{name}: a block says how weights are pruned, and there are none to read; give a checkpoint too")
+        return None
+    return WeightReader.of_module(model, block)
+
+
+def _trace_module(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    dtype: str | None,
+    checkpoint: str | Path | None,
+    block: tuple[int, int] | None,
+) -> Trace:
+    program, assemble = exported_module(model, inputs, dtype, checkpoint, block)
+    return assemble(program)
+
+
+def exported_module(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    dtype: str | None,
+    checkpoint: str | Path | None = None,
+    block: tuple[int, int] | None = None,
+) -> tuple[ExportedProgram, Callable[[ExportedProgram], Trace]]:
+    """A module's program, and what makes the trace of it."""
     from hwmodel.extraction.export import export, twin
+    from hwmodel.extraction.formats import make_float, read_formats, with_formats
+    from hwmodel.extraction.plain_copies import make_plain
 
     config = getattr(model, "pretrained_cfg", None) or {}
     name = config.get("architecture") or type(model).__name__
+    formats = read_formats(model, name)
+    weights = _weights(model, name, checkpoint, block)
     copied = twin(model)
+    make_float(copied)
+    make_plain(copied)
     with _default_device(copied):
         program = export(copied, tuple(_placed(value, copied) for value in inputs), name=name)
     shape = next((tuple(value.shape) for value in inputs if hasattr(value, "shape")), ())
     own = _module_dtype(model)
-    return _assemble(program, name=name, shape=shape, own=own, dtype=dtype or (None if own == "fp32" else own))
+    settled = dtype or (None if own == "fp32" else own)
+    assemble = partial(_assemble, name=name, shape=shape, own=own, dtype=settled, weights=weights)
+    return program, lambda graph: with_formats(assemble(graph), formats)
 
 
 def _is_meta(model: nn.Module) -> bool:
@@ -177,24 +283,42 @@ def _module_dtype(model: nn.Module) -> str:
     return _DTYPES.get(max(elements, key=lambda key: elements[key]), "fp32") if elements else "fp32"
 
 
-def _assemble(program: ExportedProgram, *, name: str, shape: tuple[int, ...], own: str, dtype: str | None) -> Trace:
+def _assemble(
+    program: ExportedProgram, *, name: str, shape: tuple[int, ...], own: str, dtype: str | None, weights: WeightReader | None = None
+) -> Trace:
     """The trace of an exported program whose parameters are of dtype ``own``."""
     from hwmodel.extraction.graph import record
+
+    packages = ("torch", "timm", "hwmodel")
+    return assembled(record(program, model=name), name=name, shape=shape, own=own, dtype=dtype, packages=packages, weights=weights)
+
+
+def assembled(
+    recording: Recording,
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    own: str,
+    dtype: str | None,
+    packages: tuple[str, ...],
+    weights: WeightReader | None = None,
+) -> Trace:
+    """The trace of a recording: names, roles, encoder blocks and attention groups, whichever front end recorded it."""
     from hwmodel.extraction.naming import names
     from hwmodel.extraction.roles import analyse
 
-    recording = record(program, model=name)
     structure = analyse(recording)
     final = names(recording, structure)
-    return Trace(
+    traced = Trace(
         model=name,
         operators=tuple(_operators(recording.records, structure, final, own)),
         edges=tuple((producer, row) for row, rec in enumerate(recording.records) for producer in sorted(rec.producers)),
         batch=shape[0] if shape else 1,
         input_shape=shape,
         dtype=dtype,
-        versions=_versions("torch", "timm", "hwmodel"),
+        versions=_versions(*packages),
     )
+    return traced if weights is None else weights.read_into(traced, recording, final)
 
 
 def _operators(records: Sequence[Record], structure: Structure, final: Sequence[str], own: str) -> Iterable[Operator]:

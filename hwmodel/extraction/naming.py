@@ -10,7 +10,7 @@ from hwmodel.extraction.graph import Record, Recording
 from hwmodel.extraction.roles import Attention, Structure
 
 _PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
-_STEMS = re.compile(r"^weight(_orig|_g|_v)?$")
+_STEMS = re.compile(r"^q?weight(_orig|_g|_v|_q|_?int[48])?$")
 
 
 def names(recording: Recording, structure: Structure) -> list[str]:

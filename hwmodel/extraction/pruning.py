@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hwmodel.errors import RecipeError, suggestion
+from hwmodel.extraction.classes import with_classes
 from hwmodel.extraction.recipe_files import find_recipe, load_recipe
 from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
-from hwmodel.extraction.structure import keep_heads, narrow_mlp
-from hwmodel.extraction.tokens import Tokens, drop_tokens
+from hwmodel.extraction.removal import merge_nothing, remove_branch, replace_by_identity
+from hwmodel.extraction.structure import Edges, keep_heads, narrow_heads, narrow_mlp
+from hwmodel.extraction.token_rules import field_of, planned, reduces
+from hwmodel.extraction.tokens import Tokens, reduce_tokens
 from hwmodel.ir.masks import Mask, expected_mask
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
 _LISTED = 3
-BlockChange = Callable[[list[Operator], Any], list[Operator]]
+BlockChange = Callable[[list[Operator], Any, int, Edges], list[Operator]]
+"""From the operators of one block, the rule's value, the images and the edges among the operators."""
 MaskMaker = Callable[..., Mask]
 
 
@@ -56,6 +60,9 @@ def prune(trace: Trace, recipe: Recipe | str | Path | Mapping[str, Any]) -> Trac
 
 def _applied(trace: Trace, recipe: Recipe, where: str) -> Trace:
     _check_model(trace, recipe, where)
+    if recipe.classes is not None:
+        with _located(f"{where}: classes"):
+            trace = with_classes(trace, recipe.classes)
     trace = _encoder(trace, recipe.encoder, where)
     operators = _layers(trace.operators, recipe.layers, where)
     design = {backend: {**trace.design.get(backend, {}), **fields} for backend, fields in recipe.design.items()}
@@ -85,15 +92,41 @@ def _located(path: str) -> Iterator[None]:
 
 
 def _encoder(trace: Trace, rules: Sequence[EncoderRule], where: str) -> Trace:
-    """Heads and MLPs block by block, then tokens front to back."""
+    """What is gone, then heads and MLPs block by block, then tokens front to back."""
     _check_blocks(trace, rules, where)
-    operators = list(trace.operators)
-    changes: dict[str, BlockChange] = {"heads": partial(keep_heads, images=trace.batch), "mlp": narrow_mlp}
-    for field, change in changes.items():
+    dense_macs = trace.macs
+    trace = _parts_removed(trace, rules, where)
+    trace = trace.replace(removed_macs=trace.removed_macs + dense_macs - trace.macs)
+    for field, change in _BLOCK_CHANGES.items():
         for block, number in _winners(rules, field).items():
             with _located(f"{where}: encoder.{number}.{field}: block {block}"):
-                operators = _changed_block(operators, block, change, getattr(rules[number], field))
-    return _tokens(trace.replace(operators=tuple(operators)), rules, where)
+                trace = _changed_block(trace, block, change, getattr(rules[number], field))
+    for block in _winners(rules, "heads"):
+        trace = merge_nothing(trace, block)
+    return _tokens(trace, rules, where)
+
+
+def _parts_removed(trace: Trace, rules: Sequence[EncoderRule], where: str) -> Trace:
+    """Attention and MLPs that are gone whole, or replaced by the identity."""
+    for field, change in (("remove", remove_branch), ("identity", replace_by_identity)):
+        for block, number in _winners(rules, field).items():
+            for part in getattr(rules[number], field):
+                with _located(f"{where}: encoder.{number}.{field}: block {block}"):
+                    trace = change(trace, block, part)
+    return trace
+
+
+def _head_change(part: Literal["qk", "v"]) -> BlockChange:
+    return lambda operators, size, images, edges: narrow_heads(operators, size, part=part, images=images, edges=edges)
+
+
+_BLOCK_CHANGES: Mapping[str, BlockChange] = {
+    "heads": lambda operators, keep, images, edges: keep_heads(operators, keep, images=images),
+    "qk": _head_change("qk"),
+    "v": _head_change("v"),
+    "mlp": lambda operators, width, images, edges: narrow_mlp(operators, width),
+}
+"""What a field of an encoder rule does to the operators of one block, in the order in which fields apply."""
 
 
 def _check_blocks(trace: Trace, rules: Sequence[EncoderRule], where: str) -> None:
@@ -110,54 +143,39 @@ def _winners(rules: Sequence[EncoderRule], field: str) -> dict[int, int]:
     return {block: number for number, rule in enumerate(rules) if getattr(rule, field) is not None for block in rule.indices}
 
 
-def _changed_block(operators: list[Operator], block: int, change: BlockChange, value: Any) -> list[Operator]:
-    rows = [row for row, operator in enumerate(operators) if operator.block == block]
-    changed = dict(zip(rows, change([operators[row] for row in rows], value), strict=True))
-    return [changed.get(row, operator) for row, operator in enumerate(operators)]
+def _changed_block(trace: Trace, block: int, change: BlockChange, value: Any) -> Trace:
+    rows = [row for row, operator in enumerate(trace.operators) if operator.block == block]
+    place = {row: number for number, row in enumerate(rows)}
+    edges = [(place[producer], place[reader]) for producer, reader in trace.edges if producer in place and reader in place]
+    changed = dict(zip(rows, change([trace.operators[row] for row in rows], value, trace.batch, edges), strict=True))
+    return trace.replace(operators=tuple(changed.get(row, operator) for row, operator in enumerate(trace.operators)))
 
 
 def _tokens(trace: Trace, rules: Sequence[EncoderRule], where: str) -> Trace:
-    """Drop tokens as the last rule for each block says; blocks without one take what is left."""
-    dropping = [number for number, rule in enumerate(rules) if rule.tokens is not None or rule.keep is not None]
-    if not dropping:
+    """Drop or merge tokens as the last rule for each block says; blocks without one take what is left."""
+    speaking = [number for number, rule in enumerate(rules) if reduces(rule)]
+    if not speaking:
         return trace
-    with _located(f"{where}: encoder.{dropping[0]}.{_token_field(rules[dropping[0]])}"):
+    with _located(f"{where}: encoder.{speaking[0]}.{field_of(rules[speaking[0]])}"):
         tokens = Tokens.of(trace)
-        asked = {block: number for number in dropping for block in rules[number].indices}
-        return drop_tokens(trace, tokens, _schedule(trace, rules, asked, tokens.patches, where))
-
-
-def _token_field(rule: EncoderRule) -> str:
-    return "tokens" if rule.keep is None else "keep"
-
-
-def _schedule(trace: Trace, rules: Sequence[EncoderRule], asked: Mapping[int, int], patches: int, where: str) -> dict[int, int]:
-    """Patch tokens that enter each block, in execution order; dropped tokens never come back."""
-    present, since = patches, "the model has"
-    schedule: dict[int, int] = {}
-    for block in dict.fromkeys(operator.block for operator in trace.operators if operator.block is not None):
-        wanted = rules[asked[block]].patch_tokens(patches) if block in asked else None
-        if wanted is not None and wanted > present:
-            field = f"encoder.{asked[block]}.{_token_field(rules[asked[block]])}"
-            raise RecipeError(f"{where}: {field}: block {block} asks for {wanted} patch tokens, but {since} {present}")
-        if wanted is not None and wanted < present:
-            present, since = wanted, f"dropped tokens never come back and block {block} leaves"
-        schedule[block] = present
-    return schedule
+        blocks = dict.fromkeys(operator.block for operator in trace.operators if operator.block is not None)
+        return reduce_tokens(trace, tokens, planned(blocks, rules, tokens, where))
 
 
 def _layers(operators: Sequence[Operator], rules: Sequence[LayerRule], where: str) -> tuple[Operator, ...]:
     """Sparsity and format of every operator as the last rule that speaks of them says."""
     sparsity: dict[str, int] = {}
-    formats: dict[str, str] = {}
+    formats: dict[str, dict[str, Any]] = {}
     for number, rule in enumerate(rules):
         matched = _matched(operators, rule, f"{where}: layers.{number}.match")
         if rule.prunes:
             _check_prunable(matched, f"{where}: layers.{number}.match")
             sparsity.update({operator.name: number for operator in matched})
-        if rule.dtype is not None:
-            formats.update({operator.name: rule.dtype for operator in matched})
-    changed = _formatted(_masked(operators, rules, sparsity, where), formats)
+        if rule.weight_dtype is not None or rule.group is not None:
+            _check_stored(matched, f"{where}: layers.{number}.match")
+        for operator in matched:
+            formats[operator.name] = formats.get(operator.name, {}) | _format(operator, rule)
+    changed = [_with(operator, **formats.get(operator.name, {})) for operator in _masked(operators, rules, sparsity, where)]
     return tuple(changed)
 
 
@@ -192,7 +210,8 @@ def _masked(operators: Sequence[Operator], rules: Sequence[LayerRule], winners: 
             masked.append(operator)
             continue
         with _located(f"{where}: layers.{number}: {operator.name}"):
-            masked.append(_with(operator, mask=_mask(operator, rules[number], make)))
+            mask = None if rules[number].sparsity else _mask(operator, rules[number], make)
+            masked.append(_with(operator, mask=mask, sparsity=rules[number].sparsity))
     return masked
 
 
@@ -208,12 +227,20 @@ def _mask(operator: Operator, rule: LayerRule, make: MaskMaker) -> Mask | None:
     return rule.mask
 
 
-def _formatted(operators: Sequence[Operator], formats: Mapping[str, str]) -> list[Operator]:
-    """Operators in the number formats asked for, weights included."""
-    return [
-        _with(operator, dtype=formats[operator.name], weight_dtype=None) if operator.name in formats else operator
-        for operator in operators
-    ]
+def _format(operator: Operator, rule: LayerRule) -> dict[str, Any]:
+    """Number formats of an operator that a rule sets; a ``dtype`` alone is that of the weights too."""
+    if not rule.formats:
+        return {}
+    dtype = {} if rule.dtype is None else {"dtype": rule.dtype}
+    weights = None if rule.weight_dtype == (rule.dtype or operator.dtype) else rule.weight_dtype
+    return dtype | {"weight_dtype": weights, "scale_bytes": rule.scale_bytes(operator.n, operator.k)}
+
+
+def _check_stored(matched: Sequence[Operator], where: str) -> None:
+    """Weights have formats of their own where there are weights."""
+    others = [operator.name for operator in matched if not operator.parameter]
+    if others:
+        raise RecipeError(f"{where}: weight_dtype and group are for products with a weight; {others[0]} has none")
 
 
 def _with(operator: Operator, **fields: object) -> Operator:

@@ -26,12 +26,12 @@ from pydantic import (
 )
 
 from hwmodel.errors import HwmodelError, RecipeError, suggestion
+from hwmodel.extraction.token_rules import Selection, TokenCounts, check_tokens, token_counts
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.masks import BlockMask, ExpectedMask, Rule, Shape
 
 SCHEMA_VERSION = 1
-_DIGITS = 9
-"""Decimals of ``keep * patches`` that count: beyond them is binary rounding (0.07 * 100 is a little more than 7)."""
+_SCALE_BITS = 16
 
 _RANGES = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
 
@@ -100,6 +100,8 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, BeforeValidator(_plain), Field(ge=1)]
 Fraction = Annotated[float, BeforeValidator(_plain), Field(ge=0, le=1)]
 Globs = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Parts = Annotated[tuple[Literal["attention", "mlp"], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Pattern = Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")]
 BlockShape = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_as_tuple)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
@@ -114,7 +116,11 @@ class LayerRule(BaseModel):
     density : fraction of blocks kept, in [0, 1]
     mask : the mask itself, in place of a density
     expect : how the kept blocks are expected to lie where only a density is known; "uniform" where None
+    sparsity : pattern "N:M" in place of blocks: N of every M neighbouring inputs are kept
     dtype : number format of the matched operators
+    weight_dtype : number format of their weights where it differs
+    group : neighbouring weights of a row that share one scale; more than a row where one scale serves several
+    scale_bits : bits of a scale and its zero point together; 16 where None
 
     Raises
     ------
@@ -129,7 +135,11 @@ class LayerRule(BaseModel):
     density: Fraction | None = None
     mask: Annotated[BlockMask | ExpectedMask | None, PlainValidator(_mask)] = Field(default=None, validate_default=False)
     expect: Rule | None = None
+    sparsity: Pattern | None = None
     dtype: str | None = None
+    weight_dtype: str | None = None
+    group: Count | None = None
+    scale_bits: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -145,7 +155,7 @@ class LayerRule(BaseModel):
             return {"block": mask.block} | data
         return data
 
-    @field_validator("dtype")
+    @field_validator("dtype", "weight_dtype")
     @classmethod
     def _known_dtype(cls, dtype: str | None) -> str | None:
         try:
@@ -157,9 +167,15 @@ class LayerRule(BaseModel):
     def _consistent(self) -> Self:
         if self.density is not None and self.mask is not None:
             raise ValueError("density and mask exclude each other")
-        if not self.prunes and self.dtype is None:
-            raise ValueError("says nothing: expected block with density or mask, or dtype")
-        if self.prunes != (self.block is not None):
+        if self.sparsity is not None and (self.density is not None or self.mask is not None or self.block is not None):
+            raise ValueError("sparsity is a pattern in place of blocks; leave block, density and mask out")
+        if not self.prunes and not self.formats:
+            raise ValueError("says nothing: expected block with density or mask, sparsity, dtype or weight_dtype")
+        if self.group is not None and not self.formats:
+            raise ValueError("group says how quantised weights are scaled; there is no dtype or weight_dtype")
+        if self.scale_bits is not None and self.group is None:
+            raise ValueError("scale_bits says how large the scale of a group is; there is no group")
+        if (self.prunes and self.sparsity is None) != (self.block is not None):
             raise ValueError("block = [out, in] and density (or mask) belong together")
         if self.expect is not None and self.density is None:
             raise ValueError("expect says how blocks lie where only a density is known; there is none")
@@ -169,8 +185,20 @@ class LayerRule(BaseModel):
 
     @property
     def prunes(self) -> bool:
-        """Whether the entry sets a density or a mask; otherwise it only sets a dtype."""
-        return self.density is not None or self.mask is not None
+        """Whether the entry sets a density, a mask or a pattern; otherwise it only sets number formats."""
+        return self.density is not None or self.mask is not None or self.sparsity is not None
+
+    @property
+    def formats(self) -> bool:
+        """Whether the entry sets number formats."""
+        return self.dtype is not None or self.weight_dtype is not None
+
+    def scale_bytes(self, n: int, k: int) -> int:
+        """Bytes of the scales of an (n, k) weight."""
+        if self.group is None:
+            return 0
+        scales = n * ceil(k / self.group) if self.group <= k else ceil(n * k / self.group)
+        return ceil(scales * (self.scale_bits or _SCALE_BITS) / 8)
 
 
 class EncoderRule(BaseModel):
@@ -180,18 +208,32 @@ class EncoderRule(BaseModel):
     ----------
     blocks : indices of encoder blocks, "4-11" or "0,2,4-6"
     heads : attention heads that stay, as a count or as their indices
+    qk, v : width of one head that stays, of its queries and keys, and of its values
     mlp : hidden width of the MLP that stays
-    tokens : patch tokens that enter these blocks, and all after them
-    keep : the same as a fraction of the model's patch tokens, rounded up
+    remove : "attention", "mlp" or both: gone with their normalisation and their residual addition
+    identity : the same, replaced by ``nn.Identity``: normalisation and addition stay
+    tokens : patch tokens that enter these blocks, and all after them; or {values = [...], probability = [...]}
+    keep : the same as a fraction of the model's patch tokens, rounded up; of those present where ``select`` scores them
+    select : "given" (default): nothing here says which tokens stay; "attention": by the class token's attention, behind
+        that of the block, as ``topk_tokens`` does; "threshold": as ``threshold_tokens`` does
+    fused : add one token, the weighted sum of those that ``select = "attention"`` drops
+    merge : pairs of patch tokens that each of these blocks merges, as ``merge_tokens`` does
     """
 
     model_config = _STRICT
 
     blocks: str
     heads: Annotated[int | tuple[int, ...] | None, PlainValidator(_heads)] = None
+    qk: Count | None = None
+    v: Count | None = None
     mlp: Count | None = None
-    tokens: Count | None = None
+    remove: Parts | None = None
+    identity: Parts | None = None
+    tokens: Annotated[int | TokenCounts | None, PlainValidator(token_counts)] = None
     keep: Annotated[Fraction, Field(gt=0)] | None = None
+    select: Selection | None = None
+    fused: bool | None = None
+    merge: Count | None = None
 
     @field_validator("blocks")
     @classmethod
@@ -203,22 +245,15 @@ class EncoderRule(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.tokens is not None and self.keep is not None:
-            raise ValueError("tokens and keep exclude each other")
-        if self.heads is None and self.mlp is None and self.tokens is None and self.keep is None:
-            raise ValueError("says nothing: expected heads, mlp, tokens or keep")
+        check_tokens(self)
+        if all(getattr(self, field) is None for field in type(self).model_fields if field != "blocks"):
+            raise ValueError("says nothing: expected heads, qk, v, mlp, remove, identity, tokens, keep or merge")
         return self
 
     @property
     def indices(self) -> tuple[int, ...]:
         """The blocks meant, ascending, each once."""
         return tuple(sorted({index for first, last in _spans(self.blocks) for index in range(first, last + 1)}))
-
-    def patch_tokens(self, patches: int) -> int | None:
-        """Patch tokens that stay of ``patches``; None where the entry drops none."""
-        if self.keep is not None:
-            return ceil(round(self.keep * patches, _DIGITS))
-        return self.tokens
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
@@ -244,6 +279,7 @@ class Recipe(BaseModel):
     source : where the recipe comes from
     remarks : what a reader should know, such as contradictions of the source
     image_size : pixels of the square input that the figures belong to, where it is not the model's own
+    classes : outputs of the classifier, where they are not the model's own
     vita : design point of the ViTA accelerator
     published : figures printed by the source, for information; ``source`` among them
     layers : sparsity and formats of single operators; later entries win
@@ -262,6 +298,7 @@ class Recipe(BaseModel):
     source: Text
     remarks: Text | None = None
     image_size: Count | None = None
+    classes: Count | None = None
     vita: VitaDesign | None = None
     published: Annotated[dict[str, str | int | float], BeforeValidator(_published)] | None = None
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(_as_tuple)] = ()

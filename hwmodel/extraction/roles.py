@@ -232,10 +232,30 @@ def _blocks(recording: Recording, attentions: tuple[Attention, ...], mlps: list[
     records = recording.records
     mlp_paths = [records[index].module for pair in mlps for index in pair]
     holders = {path for attention in attentions if (path := _block_path(attention.module, mlp_paths))}
-    paths = holders | _siblings(holders, recording.classes)
+    paths = holders | _siblings(holders, recording.classes) | _mlps_alone(holders, mlp_paths)
     homes = [_home(record.module, paths) for record in records]
-    order = {path: number for number, path in enumerate(dict.fromkeys(home for home in homes if home))}
+    order = _numbers(list(dict.fromkeys(home for home in homes if home)), recording.classes)
     return {index: order[home] for index, home in enumerate(homes) if home}
+
+
+def _numbers(homes: list[str], classes: Mapping[str, str]) -> dict[str, int]:
+    """Blocks by their place in the one list that holds them, where blocks are all it holds; else counted through.
+
+    A block that was replaced by the identity so keeps its number free.
+    """
+    parents = {path.rpartition(".")[0] for path in homes}
+    entries = {path for path in classes if path.rpartition(".")[0] in parents and _is_list_entry(path)}
+    if len(parents) == 1 and entries == set(homes):
+        return {path: int(path.rpartition(".")[2]) for path in homes}
+    return {path: number for number, path in enumerate(homes)}
+
+
+def _mlps_alone(holders: set[str], mlps: list[str]) -> set[str]:
+    """Entries with an MLP but no attention, of a class of their own, in lists that mostly hold attention."""
+    lists = Counter(path.rpartition(".")[0] for path in holders if _is_list_entry(path))
+    found = {path for mlp in mlps for path in _entries(mlp) if path.rpartition(".")[0] in lists and _is_list_entry(path)}
+    alone = Counter(path.rpartition(".")[0] for path in found - holders)
+    return {path for path in found - holders if alone[path.rpartition(".")[0]] < lists[path.rpartition(".")[0]]}
 
 
 def _entries(path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Structural pruning of one encoder block: fewer heads, a narrower MLP. Weights shrink; no mask is involved.
+"""Structural pruning of one encoder block: fewer or narrower heads, a narrower MLP. Weights shrink; no mask is involved.
 
 Every function takes the operators of one block and returns as many, in the same order. What keeps everything comes
 back as it was, the very same objects. Refusals are ValueErrors that give the reason.
@@ -7,11 +7,13 @@ back as it was, the very same objects. Refusals are ValueErrors that give the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from hwmodel.ir.operators import Operator
 
 Operators = Sequence[Operator]
+Edges = Sequence[tuple[int, int]]
 PROJECTIONS = frozenset({"qkv", "q", "k", "v", "qk", "kv"})
 """Roles of the linears that make queries, keys and values: one for all, or several."""
 
@@ -100,14 +102,20 @@ def _between(operators: Operators, first: int, last: int, change: tuple[int, int
 
 @dataclass(frozen=True)
 class _Attention:
-    """Where one encoder block computes its attention, and over how many heads."""
+    """Where one encoder block computes its attention, over how many heads, and how wide one is: ``qk`` and ``v``."""
 
     projections: list[int]
     scores: int
     context: int
     proj: int
     heads: int
-    width: int
+    qk: int
+    v: int
+
+    @property
+    def width(self) -> int:
+        """Values of all heads side by side."""
+        return self.heads * self.v
 
     @classmethod
     def of(cls, operators: Operators, images: int) -> _Attention:
@@ -123,10 +131,17 @@ class _Attention:
                 "heads of windowed or channel attention are not modelled"
             )
         heads, rest = divmod(first.batch, images)
-        width, unit = heads * operators[context].n, heads * first.k
-        if rest or not unit or any(operators[row].n % unit for row in projections) or operators[proj].k != width:
-            raise ValueError("the widths of qkv, scores and proj are no multiples of one number of heads")
-        return cls(projections, scores, context, proj, heads, width)
+        found = cls(projections, scores, context, proj, heads, qk=first.k, v=operators[context].n)
+        if rest or not heads * first.k or operators[proj].k != found.width:
+            raise ValueError("the widths of scores and proj are no multiples of one number of heads")
+        wrong = [operators[row] for row in projections if operators[row].n != found.projected(operators[row].role)]
+        if wrong:
+            raise ValueError(f"{wrong[0].name} gives {wrong[0].n} values, {heads} heads take {found.projected(wrong[0].role)}")
+        return found
+
+    def projected(self, role: str) -> int:
+        """Width of a projection that makes the letters of ``role`` for all heads."""
+        return self.heads * sum(self.v if letter == "v" else self.qk for letter in role)
 
 
 def keep_heads(operators: Operators, keep: int | Sequence[int], *, images: int) -> list[Operator]:
@@ -172,6 +187,59 @@ def _between_parts(operators: Operators, attention: _Attention, kept: int) -> di
         | _between(operators, attention.scores, attention.context, whole_rows)
         | _between(operators, attention.context, attention.proj, change)
     )
+
+
+def narrow_heads(
+    operators: Operators, size: int, *, part: Literal["qk", "v"], images: int, edges: Edges
+) -> list[Operator]:
+    """One encoder block whose heads are ``size`` wide in their queries and keys, or in their values.
+
+    Parameters
+    ----------
+    edges : (producer, reader) as rows of ``operators``; they tell what works on queries and keys from what works on values
+
+    Raises
+    ------
+    ValueError
+        Wider than the block's own heads, or attention of a form in which heads cannot be told apart.
+    """
+    old = _Attention.of(operators, images)
+    before = getattr(old, part)
+    if size > before:
+        raise ValueError(f"found {size}, but a head of the block is {before} wide")
+    if size == before:
+        return list(operators)
+    new = replace(old, **{part: size})
+    changes = _between_projections(operators, old, new, edges)
+    changes |= _between(operators, old.context, old.proj, (old.v, new.v, old.width))
+    changes[old.scores] = reshaped(operators[old.scores], k=new.qk)
+    changes[old.context] = reshaped(operators[old.context], n=new.v)
+    for row in old.projections:
+        changes[row] = reshaped(operators[row], n=new.projected(operators[row].role))
+    changes[old.proj] = reshaped(operators[old.proj], k=new.width)
+    return _updated(operators, changes)
+
+
+def _between_projections(operators: Operators, old: _Attention, new: _Attention, edges: Edges) -> dict[int, Operator]:
+    """What works on queries, keys or values before they are multiplied."""
+    to_scores = _leading_to(old.scores, edges)
+    to_context = _leading_to(old.context, [edge for edge in edges if edge[0] != old.scores])
+    changed = {}
+    for row in range(max(old.projections) + 1, old.scores):
+        parts = "qk" * (row in to_scores) + "v" * (row in to_context)
+        sizes = [sum(view.v if letter == "v" else view.qk for letter in parts) for view in (old, new)]
+        if sizes[0] != sizes[1]:
+            changed[row] = _narrowed(operators[row], sizes[0], sizes[1], sizes[0])
+    return changed
+
+
+def _leading_to(last: int, edges: Edges) -> set[int]:
+    """Rows that ``last`` depends on."""
+    found = {last}
+    for producer, reader in sorted(edges, key=lambda edge: -edge[1]):
+        if reader in found:
+            found.add(producer)
+    return found
 
 
 def narrow_mlp(operators: Operators, width: int) -> list[Operator]:

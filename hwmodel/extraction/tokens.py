@@ -7,10 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
+from hwmodel.extraction.rewriting import Node, Rewriting
 from hwmodel.extraction.structure import PROJECTIONS, rescaled, reshaped, share
-from hwmodel.ir.operators import Operator, movement
+from hwmodel.extraction.token_steps import (
+    Given,
+    Merge,
+    Select,
+    Site,
+    Step,
+    given,
+    merge,
+    patches_after,
+    proportional,
+    select,
+    unfused,
+)
+from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
 
@@ -68,31 +82,80 @@ def _common_count(tokens: set[int], scores: set[tuple[int, int]]) -> int:
     return min(tokens)
 
 
-def drop_tokens(trace: Trace, tokens: Tokens, patches_by_block: Mapping[int, int]) -> Trace:
-    """The trace with fewer patch tokens; one ``gather`` is inserted wherever the count falls.
+def reduce_tokens(trace: Trace, tokens: Tokens, steps: Mapping[int, Step]) -> Trace:
+    """The trace with fewer tokens, and with the rows that score, pick or merge them.
 
     Parameters
     ----------
     tokens : of the same trace
-    patches_by_block : patch tokens that enter a block, for every block index; must not rise
+    steps : by block index, what happens there; as :func:`hwmodel.extraction.token_rules.planned` checks it
 
     Raises
     ------
     ValueError
-        An operator whose tokens cannot be told.
+        An operator whose tokens cannot be told, or a block without attention to score by.
     """
-    present = tokens.patches
-    operators: list[Operator] = []
-    cuts: list[int] = []
-    matrices = _score_matrices(trace)
-    for row, operator in enumerate(trace.operators):
-        wanted = present if operator.block is None or operator.constant else patches_by_block[operator.block]
-        if wanted < present:
-            present = wanted
-            cuts.append(row)
-            operators.append(_gather(trace, operator, tokens, present))
-        operators.append(_with_tokens(operator, tokens, present, matrices.get(row)))
-    return trace.replace(operators=tuple(operators), edges=_rerouted(trace, cuts)) if cuts else trace
+    return _Reduction(trace, tokens).run(steps)
+
+
+class _Reduction:
+    """Walks the encoder blocks front to back with the tokens that are left."""
+
+    def __init__(self, trace: Trace, tokens: Tokens) -> None:
+        self._trace, self._tokens = trace, tokens
+        self._edit = Rewriting(trace)
+        self._present = tokens.patches
+        self._falls: list[tuple[int, int]] = []
+        self._sizes: Node | None = None
+        self._unfused: set[int] = set()
+
+    def run(self, steps: Mapping[int, Step]) -> Trace:
+        """The new trace."""
+        rows = [(row, op.block) for row, op in enumerate(self._trace.operators) if op.block is not None and not op.constant]
+        begins = {block: row for row, block in reversed(rows)}
+        for block in dict.fromkeys(block for _, block in rows):
+            step = steps.get(block)
+            if isinstance(step, Given):
+                self._drop(begins[block], step)
+            elif step is not None or self._sizes is not None:
+                self._reduce(block, step)
+        return self._edit.finish(self._resized())
+
+    def _drop(self, row: int, step: Given) -> None:
+        if step.count < self._present:
+            given(self._edit, row, tokens=self._tokens.prefix + step.count, width=self._tokens.width)
+            self._fall(row, step)
+
+    def _reduce(self, block: int, step: Select | Merge | None) -> None:
+        """A step between attention and MLP, and attention that knows the sizes of merged tokens."""
+        if isinstance(step, Select) and step.is_idle(self._present):
+            return
+        site = Site.of(self._trace, block, prefix=self._tokens.prefix, present=self._present, width=self._tokens.width)
+        if self._sizes is not None:
+            proportional(self._edit, site, self._sizes)
+        if isinstance(step, Select):
+            self._unfused.add(block)
+            unfused(self._edit, site)
+            select(self._edit, site, step)
+        elif step is not None:
+            self._sizes = merge(self._edit, site, step.pairs, self._sizes)
+        if step is not None:
+            self._fall(site.behind, step)
+
+    def _fall(self, row: int, step: Step) -> None:
+        self._present = patches_after(step, self._present)
+        self._falls.append((row, self._present))
+
+    def _resized(self) -> list[Operator]:
+        """Every row of the trace on the tokens it sees."""
+        falls, matrices = dict(self._falls), _score_matrices(self._trace)
+        present, operators = self._tokens.patches, []
+        for row, operator in enumerate(self._trace.operators):
+            present = falls.get(row, present)
+            unfused_here = operator.fused_in_source and operator.block in self._unfused
+            whole = operator.replace(fused_in_source=False) if unfused_here else operator
+            operators.append(_with_tokens(whole, self._tokens, present, matrices.get(row)))
+        return operators
 
 
 def _score_matrices(trace: Trace) -> dict[int, Operator]:
@@ -103,30 +166,6 @@ def _score_matrices(trace: Trace) -> dict[int, Operator]:
             rest = enumerate(trace.operators[row + 1 :], row + 1)
             inside.update((index, operator) for index, _ in takewhile(lambda item: item[1].role != "context", rest))
     return inside
-
-
-def _gather(trace: Trace, first: Operator, tokens: Tokens, present: int) -> Operator:
-    """The row that picks the tokens that stay, ahead of the ``first`` operator of a block."""
-    names = [operator.name.split(".") for operator in trace.operators if operator.block == first.block]
-    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
-    prefix = ".".join(parts[0] for parts in same) or f"block_{first.block}"
-    size = tokens.images * (tokens.prefix + present) * tokens.width
-    return movement("gather", elements=size, name=f"{prefix}.token_gather", block=first.block, dtype=first.dtype)
-
-
-def _rerouted(trace: Trace, cuts: list[int]) -> tuple[tuple[int, int], ...]:
-    """Edges of the longer trace: what crosses a cut goes through its gather, unless it is input-independent."""
-    edges: set[tuple[int, int]] = set()
-    for producer, consumer in trace.edges:
-        crossed = [] if trace.operators[producer].constant else [cut for cut in cuts if producer < cut <= consumer]
-        gathers = [cut + cuts.index(cut) for cut in crossed]
-        path = [_moved(producer, cuts), *gathers, _moved(consumer, cuts)]
-        edges.update(pairwise(path))
-    return tuple(sorted(edges))
-
-
-def _moved(row: int, cuts: list[int]) -> int:
-    return row + sum(cut <= row for cut in cuts)
 
 
 def _with_tokens(operator: Operator, tokens: Tokens, present: int, scores: Operator | None) -> Operator:

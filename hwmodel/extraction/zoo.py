@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError, UnknownNameError
@@ -44,6 +45,17 @@ def build(name: str, sides: Sides | None = None, *, device: str = "meta") -> nn.
         return _create(name, device)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise HwmodelError(_misfit(name, sides, _create(name))) from error
+
+
+def families(pattern: str = "*") -> dict[str, list[str]]:
+    """Names of timm's models by the module of timm that holds them, both sorted; a pattern chooses modules or names."""
+    timm = _timm()
+    found = {module: sorted(timm.list_models(module=module)) for module in sorted(timm.list_modules())}
+    chosen = {
+        module: names if fnmatchcase(module, pattern) else [name for name in names if fnmatchcase(name, pattern)]
+        for module, names in found.items()
+    }
+    return {module: names for module, names in chosen.items() if names}
 
 
 def _timm() -> Any:

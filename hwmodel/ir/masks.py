@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import ceil
 from operator import index
 from typing import Literal, Protocol, cast, runtime_checkable
@@ -261,8 +261,7 @@ class ExpectedMask:
         """Expected number of tiles of ``tile_out x tile_in`` elements that hold a kept block."""
         if min(tile_out, tile_in) < 1:
             raise ValueError(f"a tile must be at least 1x1, got {tile_out}x{tile_in}")
-        sizes, counts = self._touched(tile_out, tile_in)
-        return round(float(counts @ (1.0 - self._empty_probability(sizes))), _DIGITS)
+        return _expected_tiles(self, tile_out, tile_in)
 
     def _touched(self, tile_out: int, tile_in: int) -> tuple[FloatArray, FloatArray]:
         """Distinct numbers of blocks that a tile touches, and how many tiles touch so many."""
@@ -285,6 +284,13 @@ class ExpectedMask:
         apart = self._empty_probability(size_a) * self._empty_probability(size_b)
         variance = float(np.sum(np.multiply.outer(row_count, col_count) * (joint - apart)))
         return float(max(variance, 0.0) ** 0.5)
+
+
+@lru_cache(maxsize=2**16)
+def _expected_tiles(mask: ExpectedMask, tile_out: int, tile_in: int) -> float:
+    """:meth:`ExpectedMask.occupied_tiles`, once per distinct mask and tile: sweeps ask for the same ones again and again."""
+    sizes, counts = mask._touched(tile_out, tile_in)
+    return round(float(counts @ (1.0 - mask._empty_probability(sizes))), _DIGITS)
 
 
 def _pair_overlaps(length: int, block: int, tile: int) -> tuple[FloatArray, FloatArray]:

@@ -10,7 +10,7 @@ from hwmodel.ir.dtypes import bytes_per_element, check_dtype
 from hwmodel.ir.kinds import Family, family_of
 from hwmodel.ir.masks import Mask
 
-_COUNTS = ("batch", "m", "k", "n", "elements", "cols", "input_elements", "output_elements", "weight_elements")
+_COUNTS = ("batch", "m", "k", "n", "elements", "cols", "input_elements", "output_elements", "weight_elements", "scale_bytes")
 _LARGEST_COUNT = 2**53
 """Beyond it a 64-bit float no longer counts one by one."""
 
@@ -33,6 +33,7 @@ class Operator:
     input_elements, output_elements, weight_elements : values read and written, and parameters read
     dtype : number format; None leaves it to the call, the trace or the card
     weight_dtype : format of the weights where it differs
+    scale_bytes : bytes of scales and zero points that are read with quantised weights
     parameter : the right operand is a parameter (a weight), so it is the same for the whole batch
     constant : input-independent; a deployed model computes it once
     mask : kept blocks of the weight, None where dense
@@ -58,6 +59,7 @@ class Operator:
     weight_elements: int = 0
     dtype: str | None = None
     weight_dtype: str | None = None
+    scale_bytes: int = 0
     parameter: bool = False
     constant: bool = False
     mask: Mask | None = None
@@ -117,8 +119,9 @@ class Operator:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of parameters read, dense; fp32 where no dtype is set."""
-        return self.weight_elements * bytes_per_element(self.weight_dtype or self.dtype or _DEFAULT_DTYPE)
+        """Bytes of parameters read, dense, scales of quantised ones included; fp32 where no dtype is set."""
+        element = bytes_per_element(self.weight_dtype or self.dtype or _DEFAULT_DTYPE)
+        return self.weight_elements * element + self.scale_bytes
 
     @property
     def input_bytes(self) -> float:

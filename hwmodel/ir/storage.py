@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from hwmodel.errors import HwmodelError, TraceFormatError
 from hwmodel.files import write_file
+from hwmodel.ir.findings import WeightFinding
 from hwmodel.ir.masks import BlockMask, ExpectedMask, Mask, grid_shape
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
@@ -27,6 +28,9 @@ _FORMAT = "hwmodel-trace"
 _PARQUET_KEY = b"hwmodel"
 _DERIVED = frozenset({"macs", "kept_macs"})
 """What ``hwmodel trace --json`` adds for its readers; left out when such a file is loaded."""
+
+FINDING_SUMS = ("nominal_macs", "effective_macs", "unexplained_zeros")
+"""What ``hwmodel trace --json`` adds to each finding; left out likewise."""
 
 _DEFAULTS = {item.name: item.default for item in fields(Operator) if item.default is not MISSING}
 
@@ -64,10 +68,30 @@ def operator_to_document(operator: Operator) -> Document:
     return document
 
 
+def finding_to_document(finding: WeightFinding) -> Document:
+    """The fields of a finding; the block as a list."""
+    document = asdict(finding)
+    return document | {"block": None if finding.block is None else list(finding.block)}
+
+
+def _finding_from_document(row: Document) -> WeightFinding:
+    """Inverse of :func:`finding_to_document`."""
+    block = row.get("block")
+    row = {name: value for name, value in row.items() if name not in FINDING_SUMS}
+    row |= {"block": tuple(block) if isinstance(block, list) else block}
+    _row_schema(WeightFinding).model_validate(row)
+    return WeightFinding(**row)
+
+
 def trace_to_document(trace: Trace) -> Document:
     """The whole trace as plain JSON values; each distinct mask is stored once."""
     masks = {mask.digest: mask_to_document(mask) for op in trace.operators if (mask := op.mask) is not None}
-    return {
+    optional: Document = {"removed_macs": trace.removed_macs} if trace.removed_macs else {}
+    if trace.findings:
+        optional["findings"] = [finding_to_document(finding) for finding in trace.findings]
+    if trace.notes:
+        optional["notes"] = list(trace.notes)
+    return optional | {
         "format": _FORMAT,
         "schema_version": SCHEMA_VERSION,
         "model": trace.model,
@@ -83,14 +107,16 @@ def trace_to_document(trace: Trace) -> Document:
 
 
 @cache
-def _operator_schema() -> type[BaseModel]:
-    """The strict schema of one row, made from the fields of :class:`Operator`."""
+def _row_schema(kind: type[Operator | WeightFinding]) -> type[BaseModel]:
+    """The strict schema of one row, made from the fields of its dataclass."""
     from pydantic import ConfigDict, create_model
 
-    hints = get_type_hints(Operator)
-    columns: dict[str, Any] = {item.name: (hints[item.name], _DEFAULTS.get(item.name, ...)) for item in fields(Operator)}
+    hints = get_type_hints(kind)
+    columns: dict[str, Any] = {
+        item.name: (hints[item.name], ... if item.default is MISSING else item.default) for item in fields(kind)
+    }
     strict = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-    return create_model("OperatorRow", __config__=strict, **columns)
+    return create_model(f"{kind.__name__}Row", __config__=strict, **columns)
 
 
 @cache
@@ -112,7 +138,12 @@ def _head_schema() -> type[BaseModel]:
         "masks": dict[str, Document],
     }
     required: dict[str, Any] = {name: (hint, ...) for name, hint in columns.items()}
-    return create_model("TraceDocument", __config__=ConfigDict(extra="forbid", strict=True), **required)
+    optional: dict[str, Any] = {
+        "removed_macs": (Annotated[int, Field(ge=0)], 0),
+        "findings": (list[Document], []),
+        "notes": (list[str], []),
+    }
+    return create_model("TraceDocument", __config__=ConfigDict(extra="forbid", strict=True), **required, **optional)
 
 
 def _masks_from_document(documents: Mapping[str, Document]) -> dict[str, Mask]:
@@ -138,7 +169,7 @@ def _operator_from_document(row: Document, masks: Mapping[str, Mask]) -> Operato
         if row["mask"] not in masks:
             raise TraceFormatError(f"operator {row.get('name')!r}: mask {row['mask']!r} is not in the file")
         row["mask"] = masks[row["mask"]]
-    _operator_schema().model_validate(row)
+    _row_schema(Operator).model_validate(row)
     return Operator(**row)
 
 
@@ -170,6 +201,9 @@ def trace_from_document(document: Document) -> Trace:
             dtype=document["dtype"],
             versions=document["versions"],
             design=document["design"],
+            removed_macs=document.get("removed_macs", 0),
+            findings=tuple(_finding_from_document(row) for row in document.get("findings", [])),
+            notes=tuple(document.get("notes", [])),
         )
     except ValidationError as error:
         first = error.errors()[0]

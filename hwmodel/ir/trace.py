@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hwmodel.ir.dtypes import check_dtype
+from hwmodel.ir.findings import WeightFinding
 from hwmodel.ir.operators import Operator
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Trace:
     input_shape : shape of the example input, batch included; empty where the trace was made by hand
     dtype : number format of the whole trace where no operator says otherwise; None leaves it to call or card
     versions : versions of the libraries that made the trace
+    removed_macs : MACs of operators that the dense model has and pruning took out whole
+    findings : what was seen in the weights, layer by layer; empty where none were read
+    notes : what had to be assumed to read the model, one line each
     design : by backend name, the fields of its design point that the recipe asks for ({"vita": {"pe": "32x32"}})
 
     Raises
@@ -42,6 +46,9 @@ class Trace:
     dtype: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     design: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    removed_macs: int = 0
+    findings: tuple[WeightFinding, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [operator.name for operator in self.operators]
@@ -76,7 +83,7 @@ class Trace:
     @property
     def macs(self) -> int:
         """MACs of all products and convolutions, as the dense, unpruned model executes them."""
-        return sum(operator.macs for operator in self.operators)
+        return self.removed_macs + sum(operator.macs for operator in self.operators)
 
     @property
     def kept_macs(self) -> float:

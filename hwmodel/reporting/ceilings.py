@@ -1,4 +1,4 @@
-"""Roofline ceilings: only what fields of the card say. A card that does not say it gets no line."""
+"""Roofline ceilings: what fields of the card say, or the backend works out from them. Where neither does, there is no line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from hwmodel.backends.registry import backend_names, get_backend
 from hwmodel.reporting.variants import Case
 
 _MEMORY_FIELDS = ("dram_bytes_per_s", "product_hbm_bytes_per_s")
@@ -47,17 +48,28 @@ def resolved_values(case: Case) -> dict[str, Any]:
 def ceilings_of(case: Case) -> Ceilings:
     """The ceilings that the card of ``case`` states in its power mode."""
     values = resolved_values(case)
+    told = _told_peak(case)
     fields = next((names for names in _PEAK_FIELDS if all(name in values for name in names)), ())
     memory = next((name for name in _MEMORY_FIELDS if name in values), "")
     factors = [_number(values, name, case) for name in fields]
     known = [factor for factor in factors if factor is not None]
     complete = bool(fields) and len(known) == len(factors)
     return Ceilings(
-        macs_per_s=prod(known) if complete else None,
+        macs_per_s=prod(known) if complete else told,
         bytes_per_s=_number(values, memory, case) if memory else None,
-        macs_from=" × ".join(fields) if complete else "",
+        macs_from=" × ".join(fields) if complete else "all multipliers × clock_hz" if told else "",
         bytes_from=memory,
     )
+
+
+def _told_peak(case: Case) -> float | None:
+    """MACs per second of a backend that works its peak out, such as from the shape of its processing element."""
+    known = case.card.backend in backend_names()
+    tell = getattr(get_backend(case.card.backend), "peak_macs_per_s", None) if known else None
+    if tell is None:
+        return None
+    estimate = case.estimate
+    return float(tell(estimate.workload, case.card.resolve(estimate.mode, estimate.overrides), estimate.options))
 
 
 def _number(values: Mapping[str, Any], name: str, case: Case) -> float | None:

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from hwmodel.backends.cards import Card, Score
     from hwmodel.backends.estimates import Estimate
+    from hwmodel.backends.families import FamilyEstimate
     from hwmodel.ir.trace import Trace
 
 NOT_MEASURED = "not measured"
 
 
-def _table(title: str, columns: Sequence[str], left: int) -> Table:
+def new_table(title: str, columns: Sequence[str], left: int) -> Table:
     """An empty table whose first ``left`` columns are text and whose others are numbers."""
     from rich import box
     from rich.table import Table
@@ -48,17 +49,18 @@ def _cells(*texts: str) -> list[object]:
     return [Text(text) for text in texts]
 
 
-def _row(table: Table, *texts: str) -> None:
+def plain_row(table: Table, *texts: str) -> None:
+    """Add a row whose cells are plain text: a name in brackets is no markup."""
     table.add_row(*_cells(*texts))  # type: ignore[arg-type]
 
 
 def devices_table(cards: Sequence[Card]) -> Table:
     """One row per machine: names, default mode and number format, all formats, and the measured error of latencies."""
     columns = ["device", "what it is", "default", "number formats", "measured error (median)"]
-    table = _table("Machines", columns, left=len(columns))
+    table = new_table("Machines", columns, left=len(columns))
     for card in cards:
         names = "\n".join([card.name, *(f"= {alias}" for alias in card.aliases)])
-        _row(table, names, card.title, f"{card.default_mode}\n{card.default_dtype}", " ".join(card.dtypes), _card_scores(card))
+        plain_row(table, names, card.title, f"{card.default_mode}\n{card.default_dtype}", " ".join(card.dtypes), _card_scores(card))
     return table
 
 
@@ -92,7 +94,7 @@ def estimates_table(estimates: Sequence[Estimate], labels: Sequence[str] | None 
         For a sweep, whose totals are arrays, or where labels and estimates differ in number.
     """
     columns = ["device, mode", "variant", "latency", "energy", "power", "MACs", "faster", "less\nenergy"]
-    table = _table(_title(estimates), columns, left=2)
+    table = new_table(_title(estimates), columns, left=2)
     names = _variant_names(estimates) if labels is None else labels
     cases = [Case(name, estimate) for name, estimate in zip(names, estimates, strict=True)]
     groups_of_cases: dict[str, list[Case]] = {}
@@ -106,6 +108,22 @@ def estimates_table(estimates: Sequence[Estimate], labels: Sequence[str] | None 
             notes += [] if reference is None or reference in mine else [f"{case.card.name}: {design_text(case, reference)}"]
         table.add_section()
     table.caption = _plain_text([*notes, *_trust_lines(cases)])
+    return table
+
+
+def families_table(found: Sequence[FamilyEstimate]) -> Table:
+    """One row per device and batch: mean, p95 and worst over images, or over batches padded to their longest image."""
+    columns = ["device, mode", "one pass", *(f"{name}\n{part}" for name in ("latency", "energy") for part in ("mean", "p95", "worst"))]
+    heads = dict.fromkeys(f"{one.family.model}, tokens depend on the image" for one in found)
+    table = new_table("; ".join(heads), columns, left=2)
+    cases = [Case("", one.estimates[0]) for one in found]
+    for case, one in zip(cases, found, strict=True):
+        batch = one.family.batch
+        spreads = [(one.latency_s, "s"), (one.energy_j, "J")]
+        numbers = [si(value, unit) for spread, unit in spreads for value in (spread.mean, spread.p95, spread.worst)]
+        padded = "" if batch == 1 else ", padded"
+        plain_row(table, f"{case.card.name}\n{case.terms}", images(batch) + padded, *numbers)
+    table.caption = _plain_text(_trust_lines(cases))
     return table
 
 
@@ -153,7 +171,7 @@ def _places(cases: Sequence[Case]) -> list[str]:
 
 def _estimate_row(table: Table, place: str, case: Case, baseline: Case | None) -> None:
     gains = ["-", "-"] if baseline is None else [ratio(speed_up(case, baseline)), ratio(energy_gain(case, baseline))]
-    _row(table, place, case.variant, *_totals(case), *gains)
+    plain_row(table, place, case.variant, *_totals(case), *gains)
 
 
 def _totals(case: Case) -> list[str]:
@@ -175,14 +193,14 @@ def _trust_lines(cases: Sequence[Case]) -> list[str]:
 def trace_table(trace: Trace) -> Table:
     """Operators of a trace by what they do: how many, their MACs as the dense model executes them, kept MACs, weights."""
     columns = ["operators", "count", "MACs", "MACs kept", "kept", "weights", "weights kept"]
-    table = _table(f"{trace.model}, {images(trace.batch)}", columns, left=1)
+    table = new_table(f"{trace.model}, {images(trace.batch)}", columns, left=1)
     rows = list(zip(groups(trace), trace.operators, strict=True))
     for key, label in ROLES.items():
         mine = [operator for group, operator in rows if group == key]
         if mine:
-            _row(table, label, *_sums(trace.replace(operators=tuple(mine), edges=())))
+            plain_row(table, label, *_sums(trace.replace(operators=tuple(mine), edges=())))
     table.add_section()
-    _row(table, "all", *_sums(trace))
+    plain_row(table, "all", *_sums(trace))
     return table
 
 

@@ -6,12 +6,12 @@ by something that reproduces the other figure exactly; what nothing reproduces i
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hwmodel.errors import HwmodelError
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 from hwmodel.validation.counters import Counted, Inputs, count, installed
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 KINDS = ("linear", "conv", "scores/context", "rest", "no product")
 """Products by a weight, convolutions, the two products of attention, products besides these, and what is none at all."""
 UNEXPLAINED = "unexplained: no operator of ours, and no habit of the counter that is known here, gives this figure"
+REFERENCE = "torch, math attention"
+"""The counter that sees every product where it runs."""
 MOST_PARAMETERS = 2**30
 """Up to here a model is built with weights, as users of the counters do; beyond it stays on the meta device."""
 
@@ -77,9 +79,7 @@ class Reconciliation:
 
 
 def _plain(column: Column) -> dict[str, Any]:
-    differences = [
-        {"kind": one.kind, "macs": one.macs, "cells": one.cells, "reason": one.reason} for one in column.differences
-    ]
+    differences = [{"kind": one.kind, "macs": one.macs, "cells": one.cells, "reason": one.reason} for one in column.differences]
     return {
         "counter": column.counter, "version": column.version, "macs": column.total, "kinds": dict(column.macs),
         "differences": differences, "unknown_calls": dict(column.unknown),
@@ -98,16 +98,22 @@ def reconcile(model: str | nn.Module, *, example: Any = None, batch: int = 1, im
 
     traced = trace(model, batch=batch, image_size=image_size, example=example)
     module, inputs = _runnable(model, example, traced)
-    ours = _ours(traced, dict(module.named_modules()))
-    columns, failed = [], {}
-    for name, release in installed().items():
+    counts, failed = _run_all(module, inputs)
+    ours = _where_they_run(_ours(traced, dict(module.named_modules())), counts.get(REFERENCE))
+    releases = installed()
+    columns = tuple(_column(name, releases[name], counted, ours) for name, counted in counts.items())
+    return Reconciliation(trace=traced, macs=_by_kind(_sums(ours)), columns=columns, failed=failed)
+
+
+def _run_all(module: nn.Module, inputs: Inputs) -> tuple[dict[str, Counted], dict[str, str]]:
+    """What each installed counter says, and the words with which others fail."""
+    counts, failed = {}, {}
+    for name in installed():
         try:
-            counted = count(name, module, inputs)
+            counts[name] = count(name, module, inputs)
         except Exception as error:  # another tool's failure is a finding
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            continue
-        columns.append(_column(name, release, counted, ours))
-    return Reconciliation(trace=traced, macs=_by_kind(_sums(ours)), columns=tuple(columns), failed=failed)
+    return counts, failed
 
 
 def _runnable(model: str | nn.Module, example: Any, traced: Trace) -> tuple[nn.Module, Inputs]:
@@ -155,6 +161,26 @@ def _module_of(name: str, modules: Mapping[str, object]) -> str:
         stem, _, number = name.rpartition("_")
         name = stem if number.isdigit() and stem in modules else name.rpartition(".")[0]
     return name
+
+
+def _where_they_run(ours: Mapping[Cell, list[Operator]], reference: Counted | None) -> dict[Cell, list[Operator]]:
+    """Our cells, with a layer whose parameters another module's forward uses booked there, where torch saw them used."""
+    if reference is None:
+        return dict(ours)
+    seen, _ = _theirs(reference, ours)
+    cells: defaultdict[Cell, list[Operator]] = defaultdict(list)
+    for (module, kind), rows in ours.items():
+        around = (path for path in _ancestors(module) if (path, kind) in seen)
+        cells[next(around, module), kind].extend(rows)
+    return dict(cells)
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """``path`` and the modules around it, innermost first."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _theirs(counted: Counted, ours: Mapping[Cell, object]) -> tuple[dict[Cell, int], dict[Cell, set[str]]]:
@@ -210,12 +236,21 @@ def _differences(
     cells: Counter[tuple[str, str]] = Counter()
     sums = _sums(ours)
     balance = {module: _balance(module, sums, theirs) for module, _ in {*sums, *theirs}}
-    for cell in dict.fromkeys((*ours, *theirs)):
-        more = theirs.get(cell, 0) - sums.get(cell, 0)
+    for module, kind in dict.fromkeys((*ours, *theirs)):
+        cell = module, kind
+        seen = _Seen(
+            module=module,
+            rows=ours.get(cell, ()),
+            macs=theirs.get(cell, 0),
+            balance=balance[module],
+            operations=sorted(operations.get(cell, ())),
+            unknown=unknown,
+        )
+        more = seen.macs - sums.get(cell, 0)
         if more:
-            reason = _reason(ours.get(cell, ()), theirs.get(cell, 0), balance[cell[0]], sorted(operations.get(cell, ())), unknown)
-            macs[cell[1], reason] += more
-            cells[cell[1], reason] += 1
+            reason = _reason(seen)
+            macs[kind, reason] += more
+            cells[kind, reason] += 1
     found = [Difference(kind=kind, reason=reason, cells=cells[kind, reason], macs=more) for (kind, reason), more in macs.items()]
     return tuple(sorted(found, key=lambda one: KINDS.index(one.kind)))
 
@@ -225,28 +260,45 @@ def _balance(module: str, ours: Mapping[Cell, int], theirs: Mapping[Cell, int]) 
     return sum(theirs.get((module, kind), 0) - ours.get((module, kind), 0) for kind in KINDS)
 
 
-def _reason(rows: Sequence[Operator], theirs: int, balance: int, operations: Sequence[str], unknown: Mapping[str, int]) -> str:
-    """Why a cell with our ``rows`` shows ``theirs``."""
-    if balance == 0:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """One cell as a counter sees it: our rows, its MACs and what it calls them, and what it has more in the whole module."""
+
+    module: str
+    rows: Sequence[Operator]
+    macs: int
+    balance: int
+    operations: Sequence[str]
+    unknown: Mapping[str, int]
+
+
+def _reason(seen: _Seen) -> str:
+    """Why a cell shows other MACs than ours."""
+    if seen.balance == 0:
         return "the same products, counted under another kind"
-    if not rows:
-        return f"counts {', '.join(operations)} as MACs, where we see no product"
-    if theirs == 0:
-        return _absence(rows, unknown)
-    return next((reason for reason, predicted in _HABITS.items() if predicted(rows, theirs)), UNEXPLAINED)
+    if not seen.rows:
+        return f"counts {', '.join(seen.operations)} as MACs, where we see no product"
+    if seen.macs == 0:
+        return _absence(seen)
+    return next((reason for reason, predicted in _HABITS.items() if predicted(seen.rows, seen.macs)), UNEXPLAINED)
 
 
-def _absence(rows: Sequence[Operator], unknown: Mapping[str, int]) -> str:
+def _absence(seen: _Seen) -> str:
     """Why nothing is counted where we have rows."""
-    if all(row.fused_in_source for row in rows):
-        told = [f"{name} x{calls}" for name, calls in unknown.items() if "attention" in name]
+    if all(row.fused_in_source for row in seen.rows):
+        told = [f"{name} x{calls}" for name, calls in seen.unknown.items() if "attention" in name]
         says = f"; it says so: {', '.join(told)}" if told else "; it does not say so"
         return f"leaves out what scaled_dot_product_attention computes{says}"
-    if all(row.constant for row in rows):
+    if all(row.constant for row in seen.rows):
         return "leaves out products of constants, which the model computes for every call"
-    if not any(row.parameter for row in rows):
-        return "leaves out products of activations that are called as functions"
-    return "leaves out products of parameters that are no layer of their own"
+    if not any(row.parameter and _is_layer(row, seen.module) for row in seen.rows):
+        return "leaves out products that a forward pass writes out and no layer makes"
+    return UNEXPLAINED
+
+
+def _is_layer(row: Operator, module: str) -> bool:
+    """Whether a row is all that its module computes, in one call of it or a later one."""
+    return re.fullmatch(rf"{re.escape(module)}(_\d+)?", row.name) is not None
 
 
 def _adds_biases(rows: Sequence[Operator], theirs: int) -> bool:
@@ -277,11 +329,3 @@ _HABITS: Mapping[str, Callable[[Sequence[Operator], int], bool]] = {
     "leaves out products of constants, which the model computes for every call": _leaves_out_constants,
 }
 """Reasons for a figure other than ours, each with the test whether it gives exactly that figure."""
-
-
-def check_names_a_model(model: str) -> None:
-    """Refuse a saved trace: the other counters need the model itself."""
-    from hwmodel.ir.storage import is_trace_file
-
-    if is_trace_file(model):
-        raise HwmodelError(f"{model}: --reconcile runs other counters on the model itself; give its timm name, not a saved trace")

@@ -14,7 +14,9 @@ from hwmodel.validation.statistics import Errors
 if TYPE_CHECKING:
     from hwmodel.validation.calibration.calibrate import Calibration, Side
     from hwmodel.validation.comparison import Comparison
+    from hwmodel.validation.coverage import Coverage
     from hwmodel.validation.cross_checks import CrossCheck
+    from hwmodel.validation.reconcile import Reconciliation
 
 NOTHING = "-"
 
@@ -116,4 +118,43 @@ def sides_table(found: Calibration) -> Table:
             rank = NOTHING if errors.spearman is None else f"{errors.spearman:.3f}"
             last = (_signed(errors.bias), rank, _percent(spread.within["10%"]))
             _add(table, name, card, str(errors.rows), *map(_percent, sizes), *last)
+    return table
+
+
+def coverage_table(found: Coverage) -> Table:
+    """One row per family of timm: names, extracted ones, the smallest and largest trace, and why names fail."""
+    table = _table("Models of timm that extract", ("family", "names", "extracted", "operators", "GMAC", "failed"), left=1)
+    for family in found.families:
+        operators = _range([str(one.operators) for one in sorted(family.extracted, key=lambda one: one.operators)])
+        gmacs = _range([f"{one.macs / 1e9:.3g}" for one in sorted(family.extracted, key=lambda one: one.macs)])
+        failed = "\n".join(f"{one.name}: {one.reason}" for one in family.failed) or NOTHING
+        _add(table, family.name, str(len(family.models)), str(len(family.extracted)), operators, gmacs, failed)
+    return table
+
+
+def _range(texts: Sequence[str]) -> str:
+    """First and last of sorted figures."""
+    if not texts:
+        return NOTHING
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+def counts_table(found: Reconciliation) -> Table:
+    """One row per kind of operator: our MACs, then each counter's."""
+    columns = ("MACs", "hwmodel", *(f"{one.counter} {one.version}" for one in found.columns))
+    table = _table(f"{found.trace.model}, batch {found.trace.batch}: MACs as each counter sees them", columns, left=1)
+    for kind, macs in found.macs.items():
+        _add(table, kind, f"{macs:,}", *(f"{one.macs[kind]:,}" for one in found.columns))
+    _add(table, "all", f"{found.trace.macs:,}", *(f"{one.total:,}" for one in found.columns))
+    return table
+
+
+def differences_table(found: Reconciliation) -> Table:
+    """One row per counter, kind and reason; a counter that failed has its own words."""
+    table = _table("Differences from hwmodel", ("counter", "kind", "reason", "modules", "MACs"), left=3)
+    for column in found.columns:
+        for one in column.differences:
+            _add(table, column.counter, one.kind, one.reason, str(one.cells), f"{one.macs:+,}")
+    for counter, words in found.failed.items():
+        _add(table, counter, NOTHING, f"failed: {words}", NOTHING, NOTHING)
     return table

@@ -41,7 +41,7 @@ SLOW = {"scale-sim"}
 # Fields of which more may never cost time, where a backend has them.
 RESOURCES = (
     "clock_hz", "dram_bytes_per_s", "product_hbm_bytes_per_s", "vector_hbm_bytes_per_s", "vector_ops_per_cycle",
-    "sfu_elements_per_cycle", "buffer_bytes", "sm_count", "l2_bytes",
+    "sfu_elements_per_cycle", "buffer_bytes", "sm_count", "l2_bytes", "chip_macs", "pe_buffer_bytes", "buffer_bytes_per_cycle",
 )  # fmt: skip
 
 

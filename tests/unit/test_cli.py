@@ -441,7 +441,7 @@ def test_devices_json_lists_every_card(run: Run) -> None:
     status, out, err = run("devices", "--json")
     assert (status, err) == (0, "")
     found = {card["name"]: card for card in json.loads(out)}
-    assert found["vita"]["modes"] == ["paper", "full"]
+    assert found["vita"]["modes"] == ["paper", "full", "chip"]
     assert (found["vita"]["default_mode"], found["vita"]["default_dtype"]) == ("full", "int8")
     assert found.keys() == {path.parent.name for path in content_folder("simulators").glob("*/card.toml")}
 

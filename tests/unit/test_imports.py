@@ -28,7 +28,7 @@ MAY_KNOW = {
     "pruning": {"ir", "extraction", *BASE},
     "reporting": {"ir", "backends", *BASE},
     "allocation": {"ir", "backends", "extraction", "pruning", *BASE},
-    "exploration": {"ir", "backends", "extraction", "pruning", *BASE},
+    "exploration": {"ir", "backends", "extraction", "pruning", "reporting", *BASE},
     "validation": {"ir", "backends", "extraction", *BASE},
 }
 """Arrows go one way (DESIGN section 1). ``cli`` and ``hwmodel`` itself may know everything."""

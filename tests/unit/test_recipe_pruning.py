@@ -318,7 +318,7 @@ def test_a_product_in_between_is_refused() -> None:
 
 def test_widths_that_share_no_number_of_heads() -> None:
     operators = tuple(op.replace(n=575) if op.name == "blocks.0.attn.qkv" else op for op in tiny().operators)
-    assert "no multiples of one number of heads" in refusal(
+    assert "blocks.0.attn.qkv gives 575 values, 3 heads take 576" in refusal(
         tiny().replace(operators=operators), recipe({"blocks": "0", "heads": 1})
     )
 

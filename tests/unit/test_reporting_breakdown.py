@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting_fakes import EDGE, GPU, PE, TPU, changed, estimate, pruned, vit
 
+import hwmodel as hw
 from hwmodel.reporting import breakdown
 from hwmodel.reporting.ceilings import ceilings_of, resolved_values
 from hwmodel.reporting.variants import Case
@@ -118,6 +119,12 @@ def test_ceilings_come_from_the_card_only() -> None:
     assert tpu.macs_per_s == pytest.approx(128 * 128 * 2 * 0.94e9)
     assert tpu.bytes_per_s == 396e9
     assert pe.macs_per_s is None  # the card states no peak, so no line is drawn
+
+
+@pytest.mark.parametrize(("mode", "macs"), [("full", 32 * 32), ("chip", 8 * 32 * 32)])
+def test_the_ceiling_of_vita_is_that_of_its_elements(mode: str, macs: int) -> None:
+    priced = hw.estimate(DENSE, device="vita", mode=mode, overrides={"pe": "32x32", "clock_hz": 2e9})
+    assert ceilings_of(Case("dense", priced)).macs_per_s == macs * 2e9
 
 
 def test_ceilings_follow_the_power_mode_and_what_the_caller_replaced() -> None:

@@ -12,12 +12,13 @@ from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Option
 from hwmodel.backends.gpu import fusion
 from hwmodel.backends.gpu.attention import GENERATIONS, Attentions, attention_seconds
 from hwmodel.backends.gpu.fusion import Kernel, plan
-from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowering, ProductColumns, StreamColumns
+from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowered, Lowering, ProductColumns, StreamColumns
 from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic
 from hwmodel.backends.gpu.power import Energies, capped
 from hwmodel.backends.gpu.products import TILES, Products, product_seconds
 from hwmodel.backends.gpu.sparse import SEMI_ENERGY, SEMI_STRUCTURED, occupied_share, skip_unit, sparse_seconds
 from hwmodel.backends.gpu.vector import Streams, stream_seconds
+from hwmodel.ir.masks import Mask
 
 FAMILIES: Final = frozenset({"product", "attention", "rowwise", "elementwise", "movement", "reduction"})
 IMPLICIT: Final = {"patchify": "the patch convolution reads the image in place (implicit GEMM)"}
@@ -57,7 +58,8 @@ class Gpu:
 
     def cost(self, workload: Workload, parameters: GpuParameters, options: Options) -> Costs:
         """Cost of every operator; see :class:`hwmodel.backends.base.Costs`."""
-        kernels = plan(workload, options.mode, options.attention)
+        asked = ("gpu kernels", options.mode, options.attention)
+        kernels = workload.once(asked, lambda: plan(workload, options.mode, options.attention))
         priced = _price(workload, kernels, parameters, options)
         return _Ledger(workload, kernels, parameters, options).settle(priced)
 
@@ -69,16 +71,22 @@ class Gpu:
 
 
 def _price(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, options: Options) -> list[Priced]:
-    """Price the three tables; what is free in this mode is left out."""
-    free = IMPLICIT if options.mode != "kernel" else {}
-    kinds = workload.kind
-    charged = [kernel for kernel in kernels if kinds[kernel.row] not in free]
-    lowered = Lowering(workload, options.mode, GENERATIONS[gpu.attention_kernel].cache_slow).lower(charged)
+    """Price the three tables."""
+    asked = ("gpu columns", options.mode, options.attention, gpu.attention_kernel)
+    lowered = workload.once(asked, lambda: _lowered(workload, kernels, gpu, options))
     return [
         _price_products(lowered.products, workload, gpu, options),
         _price_attentions(lowered.attentions, gpu, burst=options.mode == "kernel"),
         _price_streams(lowered.streams, gpu),
     ]
+
+
+def _lowered(workload: Workload, kernels: list[Kernel], gpu: GpuParameters, options: Options) -> Lowered:
+    """The three tables without what is free in this mode."""
+    free = IMPLICIT if options.mode != "kernel" else {}
+    kinds = workload.kind
+    charged = [kernel for kernel in kernels if kinds[kernel.row] not in free]
+    return Lowering(workload, options.mode, GENERATIONS[gpu.attention_kernel].cache_slow).lower(charged)
 
 
 def _distinct(*columns: FloatArray | IntArray | BoolArray) -> tuple[IntArray, IntArray]:
@@ -101,19 +109,19 @@ _NOTHING: Final = 1e-12
 
 def _price_products(table: ProductColumns, workload: Workload, gpu: GpuParameters, options: Options) -> Priced:
     masks = [workload.masks[row] for row in table.row.tolist()]
-    shares = {mask.digest: occupied_share(mask) for mask in masks if mask is not None}
-    share = np.array([1.0 if mask is None else shares[mask.digest] for mask in masks])
+    known: dict[Mask | None, tuple[float, int, int]] = {None: (1.0, 64, 64)}
+    known |= {mask: (occupied_share(mask), *skip_unit(mask)) for mask in set(masks) if mask is not None}
+    share, out, depth = np.array([known[mask] for mask in masks], dtype=np.float64).reshape(-1, 3).T
     share = np.where(table.fused, np.maximum(share, _NOTHING), share)
-    units = np.array([(64, 64) if mask is None else skip_unit(mask) for mask in masks], dtype=np.float64).reshape(-1, 2)
     masked = np.array([mask is not None for mask in masks], dtype=np.bool_)
     operators = workload.trace.operators
     semi = np.array([operators[row].sparsity == SEMI_STRUCTURED for row in table.row.tolist()], dtype=np.bool_)
     weights = (workload.weight_elements * workload.weight_element_bytes)[table.row]
     columns = (
-        table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes, share, *units.T, masked, semi, weights,
+        table.batch, table.m, table.k, table.n, table.element_bytes, table.moved_bytes, share, out, depth, masked, semi, weights,
     )  # fmt: skip
     first, inverse = _distinct(*columns, _codes(table.dtype))
-    picked = [column[first] for column in columns]
+    picked = [column[first].astype(np.float64) for column in columns]
     return _spread(_products(picked, table.dtype[first], gpu, options), table.row, inverse)
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload, by_key
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload, by_key, first_design
 from hwmodel.backends.tpu.lowering import LOWERINGS, LoweringName
 from hwmodel.backends.tpu.parameters import TpuParameters
 from hwmodel.backends.tpu.silicon import Work
@@ -47,6 +47,10 @@ def extra_operand_bytes(workload: Workload) -> FloatArray:
 
 def programs(workload: Workload) -> IntArray:
     """Program of each row, named by its first row: rows joined by edges, directly or not, are compiled together."""
+    return workload.once("tpu programs", lambda: _joined(workload))
+
+
+def _joined(workload: Workload) -> IntArray:
     first = list(range(len(workload)))
 
     def root(row: int) -> int:
@@ -68,6 +72,23 @@ def alone(workload: Workload) -> BoolArray:
     return single
 
 
+def distinct_kernels(workload: Workload, leaders: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows of every distinct kernel once, ascending, and where among them each row finds its like.
+
+    Kernels are alike where their members are, one by one, and both or neither are programs by themselves.
+    """
+    single, alike = alone(workload).tolist(), workload.alike.tolist()
+    members: dict[int, list[int]] = {}
+    for row, leader in enumerate(leaders.tolist()):
+        members.setdefault(leader, []).append(row)
+    first: dict[tuple[object, ...], list[int]] = {}
+    like = np.empty(len(workload), dtype=np.int64)
+    for leader, rows in members.items():
+        like[rows] = first.setdefault((single[leader], *(alike[row] for row in rows)), rows)
+    kept, place = np.unique(like, return_inverse=True)
+    return kept, place
+
+
 def summed_into(values: FloatArray, rows: IntArray) -> FloatArray:
     """Each entry of the last axis added to the entry that ``rows`` names; the others are zero."""
     total: FloatArray = np.zeros(values.shape)
@@ -87,13 +108,13 @@ def kernel_s(work: Work) -> FloatArray:
     return longest
 
 
-def exposed_s(work: Work, workload: Workload, parameters: TpuParameters) -> FloatArray:
-    """First loads and last stores of a product that is a program by itself: nothing runs beside them.
+def exposed_s(work: Work, workload: Workload, single: BoolArray, parameters: TpuParameters) -> FloatArray:
+    """First loads and last stores of a product that is a program by itself (``single``): nothing runs beside them.
 
     At most half the on-chip memory, the buffer that must fill before the arrays start. Inside a compiled program
     weights are fetched while the operator before runs, so nothing is added.
     """
-    waits = alone(workload) & (workload.family == "product")
+    waits = single & (workload.family == "product")
     buffer_s = parameters.vmem_bytes / 2 / np.asarray(parameters.product_hbm_bytes_per_s)
     exposed: FloatArray = np.where(waits, np.minimum(np.minimum(work.compute_s, work.memory_s), buffer_s), 0.0)
     return exposed
@@ -116,9 +137,12 @@ def host_gap_s(device_s: FloatArray, workload: Workload, parameters: TpuParamete
 
 
 def bound_by(work: Work, device_s: FloatArray, gap_s: FloatArray) -> TextArray:
-    """Limiting resource of each kernel: "compute", "memory", "vector", "host" where the gap is longer, "none" if free."""
-    choices = [work.compute_s, work.memory_s, work.vector_s]
-    slowest = np.argmax(np.stack(np.broadcast_arrays(*choices)), axis=0)
+    """Limiting resource of each kernel: "compute", "memory", "vector", "host" where the gap is longer, "none" if free.
+
+    Of a sweep, in its first design.
+    """
+    choices = [first_design(seconds) for seconds in (work.compute_s, work.memory_s, work.vector_s)]
+    slowest = np.argmax(np.stack(choices), axis=0)
     names: TextArray = np.array(["compute", "memory", "vector"])[slowest]
-    names = np.where(gap_s > device_s, "host", names)
-    return np.where(device_s + gap_s > 0, names, "none")
+    names = np.where(first_design(gap_s) > first_design(device_s), "host", names)
+    return np.where(first_design(device_s + gap_s) > 0, names, "none")

@@ -46,6 +46,11 @@ def total(works: Sequence[tuple[int, Work]]) -> Work:
     return Work(**{name: np.asarray(value) for name, value in sums.items()})
 
 
+def spread(work: Work, place: IntArray) -> Work:
+    """The work of every operator from that of the distinct ones: ``place`` names each operator's like among them."""
+    return Work(**{item.name: np.take(getattr(work, item.name), place, axis=-1) for item in fields(Work)})
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Products:
     """Products (m, k) x (k, n), ``batch`` of them; rows that are no product have batch 0.

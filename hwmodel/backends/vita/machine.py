@@ -1,0 +1,87 @@
+"""Modes ``full`` and ``chip``: one design, or many at once, on the distinct units of a workload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Options, TextArray, Workload
+from hwmodel.backends.vita.balance import Jobs, Shares, jobs_of
+from hwmodel.backends.vita.energy import Energy, energy
+from hwmodel.backends.vita.memory import streams
+from hwmodel.backends.vita.parameters import Design, ProcessingElement, VitaParameters
+from hwmodel.backends.vita.timing import Work, exposed_cycles, product_time, special_passes
+from hwmodel.backends.vita.units import Units, units_of
+
+_NO_JOBS = Jobs(0.0, 0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run:
+    """What each distinct unit costs; (n,) or (designs, n).
+
+    ``pe_cycles`` is the time that PEs work or wait for the longest share, all PEs together; ``busy_pe_cycles`` the part of it
+    in which they work.
+    """
+
+    cycles: FloatArray
+    energy: Energy
+    dram_bytes: FloatArray
+    executed_macs: FloatArray
+    pe_cycles: FloatArray
+    busy_pe_cycles: FloatArray
+    bound: TextArray
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A workload laid out for one shape of PE; what a design does not change."""
+
+    units: Units
+    pe: ProcessingElement
+    shares: Shares
+    all_jobs: IntArray
+
+    @classmethod
+    def of(cls, workload: Workload, pe: ProcessingElement) -> Prepared:
+        """Break the workload into units and fold their masks onto the PE."""
+        units = units_of(workload)
+        own = units.workload
+        live = (own.family == "product") & ~own.constant
+        jobs = tuple(jobs_of(own, row, pe) if live[row] else _NO_JOBS for row in range(len(units)))
+        rows = np.where(own.parameter, -(-own.n // pe.out), 1)
+        return cls(units, pe, Shares(jobs), rows * own.batch * live)
+
+    def run(self, parameters: VitaParameters, options: Options) -> Run:
+        """Price every distinct unit; see :mod:`hwmodel.backends.vita.timing` and :mod:`hwmodel.backends.vita.energy`."""
+        own, pe = self.units.workload, self.pe
+        design = Design.of(pe, parameters, options.mode)
+        longest, tied, rest, first = self.shares.on(design.pes)
+        first = np.where(self.shares.count < self.all_jobs, 0.0, first)
+        work = Work(self.shares.tiles, self.shares.count, longest, tied, rest, first)
+        product = own.family == "product"
+        functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
+        alive = ~own.constant & (~product | (work.tiles > 0))
+        moved = streams(own, design, work.tiles, np.ceil(work.rows / design.pes), alive)
+        products = product_time(own, work, moved, design)
+        busy = functions / parameters.sfu_elements_per_cycle
+        transfer = moved.dram_bytes / parameters.dram_bytes_per_s * parameters.clock_hz
+        exposed = exposed_cycles(self.units, work, products, busy, transfer)
+        cycles = np.where(product, products.setup + products.running, exposed)
+        executed = work.tiles * own.m * pe.macs
+        leaking = options.scope == "board"
+        spent = energy(own, moved, design, executed=executed, functions=functions, cycles=cycles, leaking=leaking)
+        return Run(
+            cycles=cycles, energy=spent, dram_bytes=moved.dram_bytes, executed_macs=executed,
+            pe_cycles=design.pes * longest * own.m, busy_pe_cycles=work.tiles * own.m,
+            bound=_bounds(cycles, product, products.starved, transfer > busy),
+        )  # fmt: skip
+
+
+def _bounds(cycles: FloatArray, product: BoolArray, starved: BoolArray, transferring: BoolArray) -> TextArray:
+    """What limits each unit: "compute", "memory" (PEs wait for tiles), "vector" or "none"."""
+    arrays = np.where(starved, "memory", "compute")
+    others = np.where(transferring, "memory", "vector")
+    limits: TextArray = np.where(cycles > 0, np.where(product, arrays, others), "none")
+    return limits

@@ -1,0 +1,1 @@
+"""Sweeps over cards and recipes, Pareto fronts, clusters."""

@@ -1,0 +1,68 @@
+"""The recipe that turns the trace of a dense model into that of its pruned version: what was found, for others to price."""
+
+from __future__ import annotations
+
+import glob
+
+from hwmodel.errors import HwmodelError
+from hwmodel.extraction.classes import class_count, with_classes
+from hwmodel.extraction.comparison import found_structure
+from hwmodel.extraction.pruning import prune
+from hwmodel.extraction.recipes import LayerRule, Recipe
+from hwmodel.ir.operators import Operator
+from hwmodel.ir.trace import Trace
+
+
+def recipe_of(pruned: Trace, dense: Trace, *, source: str, image_size: int | None = None) -> Recipe:
+    """How ``pruned`` differs from ``dense``: classes, structure, then the masks and patterns of single layers.
+
+    ``prune(dense, recipe_of(pruned, dense, ...))`` costs what ``pruned`` costs, on every machine.
+
+    Parameters
+    ----------
+    pruned, dense : traces of one architecture, batch and image size
+    source : where the weights come from, for the reader of the recipe
+    image_size : pixels of a side, where it is not the model's own
+
+    Raises
+    ------
+    HwmodelError
+        A difference that no recipe expresses.
+    """
+    rules = [rule for operator in pruned.operators if (rule := _rule(operator)) is not None]
+    return _structure(pruned, dense).model_copy(
+        update={"source": source, "remarks": "; ".join(pruned.notes) or None, "image_size": image_size, "layers": tuple(rules)}
+    )
+
+
+def beside_dense(narrowed: Trace, dense: Trace) -> Trace:
+    """The trace of a structurally pruned model that knows the MACs of the dense one; with a note where no rule tells them."""
+    try:
+        pruned = prune(dense, _structure(narrowed, dense))
+    except HwmodelError:
+        return narrowed.replace(notes=(*narrowed.notes, "MACs are those of the narrowed model: no rule leads there from the dense one"))
+    operators = tuple(
+        operator.replace(dense_macs=twin.dense_macs) for operator, twin in zip(narrowed.operators, pruned.operators, strict=True)
+    )
+    return narrowed.replace(operators=operators, removed_macs=pruned.removed_macs)
+
+
+def _structure(narrowed: Trace, dense: Trace) -> Recipe:
+    """What is not a matter of masks: classes, heads, widths, removed parts."""
+    classes = class_count(narrowed)
+    classes = None if classes == class_count(dense) else classes
+    sized = dense if classes is None else with_classes(dense, classes)
+    rules = found_structure(sized, _unmasked(narrowed))
+    return Recipe(model=dense.model, source="found in a model", classes=classes, encoder=rules)
+
+
+def _rule(operator: Operator) -> LayerRule | None:
+    """The entry that gives an operator its mask or pattern; None where it has neither."""
+    match = (glob.escape(operator.name),)
+    if operator.mask is not None:
+        return LayerRule.model_validate({"match": match, "mask": operator.mask})
+    return None if operator.sparsity is None else LayerRule(match=match, sparsity=operator.sparsity)
+
+
+def _unmasked(trace: Trace) -> Trace:
+    return trace.replace(operators=tuple(operator.replace(mask=None, sparsity=None) for operator in trace.operators))

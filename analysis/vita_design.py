@@ -40,10 +40,13 @@ MODELS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_
 PES = ("8x8", "16x16", "16x32", "32x16", "32x32", "16x64", "64x16", "64x32", "64x64")
 BLOCKS: tuple[Shape, ...] = ((16, 16), (32, 32), (64, 64))
 DENSITIES = (1.0, 0.5, 0.25)
-CHIP_MACS = (2048.0, 4096.0, 8192.0, 16384.0)
+CHIP_MACS = (4096.0, 8192.0, 16384.0)
 PE_BUFFER_BYTES_PER_MAC = (20.0, 40.0, 80.0)
 BUFFER_BYTES = tuple(float(2**20 * size) for size in (0.25, 0.5, 1, 2, 4))
 DRAM_BYTES_PER_S = (12.8e9, 25.6e9, 51.2e9, 102.4e9)
+SHOWN = {"area_mm2": ("area (mm²)", 1.0), "latency_s": ("latency (ms)", 1e3), "energy_j": ("energy (mJ)", 1e3)}
+"""Axis label of each total, and its factor from SI units."""
+
 _traced = cache(hw.trace)
 
 
@@ -150,30 +153,18 @@ def components(trace: Trace, pe: str = "32x32") -> Table:
 
 def best_table(found: list[Designs]) -> Table:
     """For each model and mask the design of least energy-delay product within the published area and 25.6 GB/s."""
-    table = Table(
-        "model",
-        "mask",
-        "density",
-        "PE",
-        "PEs",
-        "global MiB",
-        "ms",
-        "mJ",
-        "mm2",
-        "idle",
-        title="least energy x delay, at most 7.7 mm2, 25.6 GB/s",
-    )
+    heads = ("model", "mask", "density", "PE", "PEs", "global MiB", "ms", "mJ", "mm2", "idle")
+    table = Table(*heads, title="least energy x delay, at most 7.7 mm2, 25.6 GB/s")
     keys = dict.fromkeys((one.model, one.block, one.density) for one in found)
     for key in keys:
         rows = [(one, place) for one in found if (one.model, one.block, one.density) == key for place in _affordable(one)]
         one, place = min(rows, key=lambda row: float(row[0].totals.energy_j[row[1]] * row[0].totals.latency_s[row[1]]))
         out, in_ = map(int, one.pe.split("x"))
         totals = one.totals
-        table.add_row(
-            one.model, one.block, f"{one.density:g}", one.pe, f"{one.fields['chip_macs'][place] // (out * in_):.0f}",
-            f"{one.fields['buffer_bytes'][place] / 2**20:g}", f"{totals.latency_s[place] * 1e3:.2f}", f"{totals.energy_j[place] * 1e3:.1f}",
-            f"{totals.area_mm2[place]:.1f}", f"{totals.idle_share[place]:.0%}",
-        )  # fmt: skip
+        pes, mib = one.fields["chip_macs"][place] // (out * in_), one.fields["buffer_bytes"][place] / 2**20
+        cost = f"{totals.latency_s[place] * 1e3:.2f}", f"{totals.energy_j[place] * 1e3:.1f}", f"{totals.area_mm2[place]:.1f}"
+        design = one.model, one.block, f"{one.density:g}", one.pe, f"{pes:.0f}", f"{mib:g}"
+        table.add_row(*design, *cost, f"{totals.idle_share[place]:.0%}")
     return table
 
 
@@ -205,8 +196,8 @@ def as_figure(found: list[Designs], swings: list[Swing], idle: dict[str, list[fl
     """Four panels: latency against area, energy against latency, idle share by shape of PE, and the tornado."""
     figure = new_figure(9.2, 12.0)
     panels = figure.subplots(2, 2)
-    _fronts(panels[0, 0], found, "area_mm2", "latency_s", ("area (mm²)", 1.0), ("latency (ms)", 1e3))
-    _fronts(panels[0, 1], found, "latency_s", "energy_j", ("latency (ms)", 1e3), ("energy (mJ)", 1e3))
+    _fronts(panels[0, 0], found, "area_mm2", "latency_s")
+    _fronts(panels[0, 1], found, "latency_s", "energy_j")
     panels[0, 0].set_title("Latency against area: the fronts of four models, dense and pruned")
     panels[0, 1].set_title("Energy against latency: the fronts")
     panels[0, 1].legend(fontsize=7.5, ncols=2)
@@ -215,7 +206,7 @@ def as_figure(found: list[Designs], swings: list[Swing], idle: dict[str, list[fl
     return figure_file(figure, suffix)
 
 
-def _fronts(axes: Axes, found: list[Designs], x: str, y: str, x_label: tuple[str, float], y_label: tuple[str, float]) -> None:
+def _fronts(axes: Axes, found: list[Designs], x: str, y: str) -> None:
     """One line per model and density (32x32 blocks), over all shapes of PE; logarithmic both ways."""
     for place, model in enumerate(MODELS):
         for density, style in ((1.0, "-"), (0.25, ":")):
@@ -227,9 +218,9 @@ def _fronts(axes: Axes, found: list[Designs], x: str, y: str, x_label: tuple[str
             label = f"{model.split('_patch')[0]}, {'dense' if density == 1 else '25 % kept'}"
             tone, marker = colour(device_token(place)), "os^D"[place]
             axes.plot(
-                first[best] * x_label[1], second[best] * y_label[1], style, color=tone, marker=marker, ms=3, lw=1, label=label
+                first[best] * SHOWN[x][1], second[best] * SHOWN[y][1], style, color=tone, marker=marker, ms=3, lw=1, label=label
             )
-    axes.set(xscale="log", yscale="log", xlabel=x_label[0], ylabel=y_label[0])
+    axes.set(xscale="log", yscale="log", xlabel=SHOWN[x][0], ylabel=SHOWN[y][0])
     _plain_ticks(axes)
 
 

@@ -311,7 +311,7 @@ class Request:
             check_dtype(dtype)
         settled = dtype or trace.dtype or card.default_dtype
         workload = Workload.of(trace, dtype=dtype, default_dtype=card.default_dtype)
-        for used in sorted({settled, *workload.dtype.tolist(), *workload.weight_dtype.tolist()}):
+        for used in sorted({settled, *workload.dtype.tolist()}):
             card.check_dtype(used)
         options = Options(mode=execution, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
         label = f"{execution}+{power}" if power else execution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,9 @@ class Spread:
     def of(cls, values: Sequence[float], probability: Sequence[float]) -> Spread:
         """Summarise ``values``, each of its probability."""
         ranked = sorted(zip(values, probability, strict=True))
-        reached = 0.0
-        for value, share in ranked:
-            reached += share
-            if reached >= 0.95 - _ROUNDING:
-                break
-        return cls(fsum(value * share for value, share in ranked), value, ranked[-1][0])
+        reached = accumulate(share for _, share in ranked)
+        p95 = next(value for (value, _), sum_so_far in zip(ranked, reached, strict=True) if sum_so_far >= 0.95 - _ROUNDING)
+        return cls(fsum(value * share for value, share in ranked), p95, ranked[-1][0])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

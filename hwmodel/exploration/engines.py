@@ -129,7 +129,7 @@ class Cluster:
 
             threads = max(1, sum(client.nthreads().values()))
             first = [submit(task) for _, task in zip(range(PENDING_PER_THREAD * threads), waiting, strict=False)]
-            running: Any = as_completed(first)  # type: ignore[no-untyped-call]
+            running: Any = as_completed(first, loop=client.loop)  # type: ignore[no-untyped-call]
             try:
                 for future in running:
                     yield future.result()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -88,13 +88,14 @@ class _Run:
     @cached_property
     def stored(self) -> optuna.Study:
         """The study in the storage."""
+        library = _optuna()
         from sqlalchemy.exc import SQLAlchemyError
 
         own = f"sqlite:///{self.dataset.folder / 'search.db'}" if self.dataset else None
         url = self.problem.study.search.storage or own
         name = f"{self.problem.study.name}-{self.problem.fingerprint[:16]}"
         try:
-            found: optuna.Study = optuna.create_study(
+            found: optuna.Study = library.create_study(
                 storage=url, study_name=name, directions=self._directions, load_if_exists=True
             )
         except (SQLAlchemyError, ImportError, ValueError) as error:
@@ -113,8 +114,8 @@ class _Run:
         return made
 
     @property
-    def _directions(self) -> list[str]:
-        return [f"{goal_of(objective)}imize" for objective in self.problem.study.objectives]
+    def _directions(self) -> list[Literal["minimize", "maximize"]]:
+        return ["minimize" if goal_of(objective) == "min" else "maximize" for objective in self.problem.study.objectives]
 
     def finished(self) -> list[optuna.trial.FrozenTrial]:
         """All trials in the storage, whoever made them."""

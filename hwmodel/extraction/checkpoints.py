@@ -24,6 +24,8 @@ _MASK_TABLES = ("masks", "mask")
 """Keys of a table from parameter names to masks, beside the state dict."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What wrappers of a model put before every name: DataParallel, torch.compile, training frameworks."""
+_CODE = ("GLOBAL", "unrecognized function", "unsupported class", "Can only build")
+"""How torch's restricted unpickler tells that a file wants to import or call something, rather than that it is damaged."""
 _LISTED = 8
 
 
@@ -77,14 +79,21 @@ def open_checkpoint(path: str | Path) -> StoredTensors:
 
 
 def _open_safetensors(file: Path) -> StoredTensors:
+    """Opened anew for every tensor: a mapping that stays open would hold every page that was read."""
     from safetensors import SafetensorError, safe_open
 
+    def load(name: str) -> Tensor:
+        with safe_open(str(file), framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+
     try:
-        opened: Any = safe_open(str(file), framework="pt")
-        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        with safe_open(str(file), framework="pt") as opened:
+            header: Any = opened
+            shapes = {name: tuple(header.get_slice(name).get_shape()) for name in header.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: not a safetensors file, or a truncated one ({error})") from error
-    return StoredTensors(str(file), shapes, opened.get_tensor)
+    return StoredTensors(str(file), shapes, load)
 
 
 def _open_pickle(file: Path) -> StoredTensors:
@@ -105,7 +114,7 @@ def _told(file: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if any(sign in str(error) for sign in _CODE):
             raise CheckpointError(
                 f"{file}: refused, it wants to run code ({_wanted(error)}); save weights alone: torch.save(model.state_dict(), ...)"
             ) from error
@@ -116,7 +125,7 @@ def _told(file: Path) -> Iterator[None]:
 
 def _wanted(error: Exception) -> str:
     """What a pickle wanted to import, as torch's long message names it."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    lines = [line.strip() for line in str(error).splitlines() if any(sign in line for sign in _CODE)]
     return lines[0].removeprefix("WeightsUnpickler error: ")[:120] if lines else "an object that is no tensor"
 
 

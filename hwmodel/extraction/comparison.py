@@ -8,6 +8,7 @@ from itertools import zip_longest
 from hwmodel.errors import HwmodelError, RecipeError
 from hwmodel.extraction.pruning import prune
 from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.removal import ENDS, Part
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
@@ -72,17 +73,20 @@ def _number(operators: Sequence[Operator]) -> int:
 
 def _change(dense: Sequence[Operator], narrowed: Sequence[Operator], images: int) -> dict[str, object]:
     """Fields of the rule for one block; none where nothing changed."""
-    gone = {part: _first(dense, role) is not None and _first(narrowed, role) is None for part, role in _LAST.items()}
-    norms = sum(operator.family == "rowwise" and operator.kind != "softmax" for operator in narrowed)
-    removed = tuple(part for part, lost in gone.items() if lost)
-    whole = norms <= len(gone) - len(removed)
-    fields: dict[str, object] = {("remove" if whole else "identity"): removed} if removed else {}
-    sizes = [(_sizes(block, images)) for block in (dense, narrowed)]
-    return fields | {name: size for name, size in sizes[1].items() if size != sizes[0].get(name)}
+    lost = [part for part, (_, last) in ENDS.items() if _first(dense, last) is not None and _first(narrowed, last) is None]
+    names = {operator.name for operator in narrowed}
+    kept = {part: _norm_before(dense, part) in names for part in lost}
+    identity, removed = (tuple(part for part in lost if kept[part] is stays) for stays in (True, False))
+    gone: dict[str, object] = {field: parts for field, parts in (("remove", removed), ("identity", identity)) if parts}
+    before, after = _sizes(dense, images), _sizes(narrowed, images)
+    return gone | {name: size for name, size in after.items() if size != before.get(name)}
 
 
-_LAST: Mapping[str, str] = {"attention": "proj", "mlp": "fc2"}
-"""Parts of a block by the role that tells that they are there."""
+def _norm_before(operators: Sequence[Operator], part: Part) -> str:
+    """Name of the last normalisation ahead of a part."""
+    start = next(row for row, operator in enumerate(operators) if operator.role in ENDS[part][0])
+    norms = [operator.name for operator in operators[:start] if operator.family == "rowwise" and operator.kind != "softmax"]
+    return norms[-1] if norms else ""
 
 
 def _first(operators: Sequence[Operator], role: str) -> Operator | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 _DATA_DEPENDENT = (
     "GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException",
 )  # fmt: skip
-_ITEM_ON_META = ("item() cannot be called on meta tensors", "Cannot copy out of meta tensor", "data-dependent")
+_ITEM_ON_META = (
+    "item() cannot be called on meta tensors",
+    "Cannot copy out of meta tensor",
+    "data-dependent",
+    ".numpy() is not supported",
+)
 
 
 def export(model: nn.Module, args: tuple[Any, ...], *, name: str) -> ExportedProgram:
@@ -70,14 +76,14 @@ def _plain_attention() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Errors are ours to tell; export also logs them."""
+    """Errors are ours to tell; export also logs them, and prints the graph up to them on standard error."""
     import warnings
 
     logger = logging.getLogger("torch")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

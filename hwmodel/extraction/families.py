@@ -47,6 +47,10 @@ def trace_family(
     from hwmodel.extraction.models import as_module, example_inputs, exported_module
     from hwmodel.extraction.symbolic import SymbolicProgram
 
+    if batch < 1:
+        raise HwmodelError(f"batch must be at least 1, got {batch}")
+    if isinstance(model, str):
+        raise HwmodelError(f"{model}: a model by name keeps every token; pass the torch.nn.Module that drops some")
     module = as_module(model)
     name = type(module).__name__
     program, assemble = exported_module(module, example_inputs(module, batch, None, example), dtype)

@@ -40,7 +40,9 @@ def beside_dense(narrowed: Trace, dense: Trace) -> Trace:
     try:
         pruned = prune(dense, _structure(narrowed, dense))
     except HwmodelError:
-        return narrowed.replace(notes=(*narrowed.notes, "MACs are those of the narrowed model: no rule leads there from the dense one"))
+        return narrowed.replace(
+            notes=(*narrowed.notes, "MACs are those of the narrowed model: no rule leads there from the dense one")
+        )
     operators = tuple(
         operator.replace(dense_macs=twin.dense_macs) for operator, twin in zip(narrowed.operators, pruned.operators, strict=True)
     )

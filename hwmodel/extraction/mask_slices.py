@@ -31,7 +31,8 @@ def cut_blocks(operator: Operator, gone: BoolArray, axis: int) -> BoolArray:
     block = operator.mask.block[axis]
     starts = np.arange(0, len(gone), block)
     whole = np.logical_and.reduceat(gone, starts)
-    return gone & ~np.repeat(whole, block)[: len(gone)]
+    cut: BoolArray = gone & ~np.repeat(whole, block)[: len(gone)]
+    return cut
 
 
 def sliced(mask: Mask | None, stays_out: BoolArray, stays_in: BoolArray) -> Mask | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import CheckpointError
@@ -47,9 +48,9 @@ def fit(module: nn.Module, shapes: Shapes) -> Fit:
     Returns
     -------
     Fit
-        Heads are found from the widths of the projections: as wide as the dense model's (in their values, else in their
-        queries) if those divide so, else as many as the dense model has, all narrower. A note says what was taken where
-        heads became narrower or another reading has the same shapes.
+        Heads are found from the widths of the projections: as wide as a norm of queries says, else as the dense model's
+        (in their values, or else their queries) if those divide so, else as many as possible, all narrower. A note says
+        what was taken where heads became narrower or another reading has the same shapes.
 
     Raises
     ------
@@ -115,8 +116,7 @@ def _take_part_out(module: nn.Module, path: str, present: set[str]) -> str:
     if not norm or f"{block_path}.{norm}" in present or not list(block.get_submodule(norm).parameters()):
         _replace(module, path, _passing())
         return f"{path} is not in the checkpoint: taken as replaced by the identity"
-    left = [branch for branch in branches if branch[1] != name]
-    _replace(module, block_path, _branch_block(block, left))
+    _drop_branch(block, [branch for branch in branches if branch[1] != name and branch[1] in block._modules], branches)
     return f"{path} and {block_path}.{norm} are not in the checkpoint: the branch is taken as removed"
 
 
@@ -139,22 +139,17 @@ def _passing() -> nn.Module:
     return Passing()
 
 
-def _branch_block(block: nn.Module, branches: Sequence[tuple[str, str, str]]) -> nn.Module:
-    """``x + scale(part(norm(x)))`` for each branch that is left, with the block's own modules under their own names."""
-    from torch import nn
+def _drop_branch(block: nn.Module, left: Sequence[tuple[str, str, str]], all_branches: Sequence[tuple[str, str, str]]) -> None:
+    """Make a block compute ``x + scale(part(norm(x)))`` for the branches that are left, and nothing else."""
+    for name in {name for branch in all_branches if branch not in left for name in branch} & block._modules.keys():
+        delattr(block, name)
 
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name in (name for branch in branches for name in branch):
-                self.add_module(name, block.get_submodule(name))
+    def forward(self: nn.Module, x: Any, *_: Any, **__: Any) -> Any:
+        for norm, part, scale in left:
+            x = x + self.get_submodule(scale)(self.get_submodule(part)(self.get_submodule(norm)(x)))
+        return x
 
-        def forward(self, x: Any, *_: Any, **__: Any) -> Any:
-            for norm, part, scale in branches:
-                x = x + self.get_submodule(scale)(self.get_submodule(part)(self.get_submodule(norm)(x)))
-            return x
-
-    return Branches()
+    block.forward = MethodType(forward, block)
 
 
 # ---------------------------------------------------------------- what is narrower
@@ -196,14 +191,18 @@ def _totals(path: str, shapes: Shapes) -> tuple[int, int] | None:
     return None if queries_alone is None or values_alone is None or values_alone != values else (queries_alone, values_alone)
 
 
-def _readings(totals: tuple[int, int], dense: _Heads) -> list[_Heads]:
-    """Ways to divide the widths into heads no wider and no more than the dense model's, the preferred one first."""
+def _readings(totals: tuple[int, int], dense: _Heads, normed: int | None) -> list[_Heads]:
+    """Ways to divide the widths into heads no wider and no more than the dense model's, the preferred one first.
+
+    A norm of queries and keys states their width (``normed``). Otherwise: the dense model's width of values, that of its
+    queries, its number of heads, and then as many heads as divide both.
+    """
     queries, values = totals
-    counts = [whole for total, width in ((values, dense.v), (queries, dense.qk)) if not (whole := total / width) % 1]
-    found = []
-    for count in dict.fromkeys([*map(int, counts), dense.count]):
-        if 1 <= count <= dense.count and not queries % count and not values % count:
-            found.append(_Heads(count, queries // count, values // count))
+    widths = ((values, dense.v), (queries, dense.qk)) if normed is None else ((queries, normed),)
+    counts = [total // width for total, width in widths if not total % width]
+    counts += [] if normed is not None else range(dense.count, 0, -1)
+    whole = [count for count in dict.fromkeys(counts) if 1 <= count <= dense.count and not (queries % count or values % count)]
+    found = [_Heads(count, queries // count, values // count) for count in whole]
     return [heads for heads in found if heads.qk <= dense.qk and heads.v <= dense.v]
 
 
@@ -215,7 +214,7 @@ def _narrow_attention(module: nn.Module, path: str, shapes: Shapes) -> list[str]
         return []
     count = int(attention.num_heads)  # type: ignore[arg-type]
     dense = _Heads(count, before[0] // count, before[1] // count)
-    readings = _readings(after, dense)
+    readings = _readings(after, dense, next(iter(shapes.get(f"{path}.q_norm.weight", ())), None))
     if not readings:
         raise CheckpointError(
             f"{path}: {after[0]} values for queries and {after[1]} for values do not divide into heads (the dense model has {dense})"
@@ -226,7 +225,7 @@ def _narrow_attention(module: nn.Module, path: str, shapes: Shapes) -> list[str]
         _set_heads(attention, heads)
     else:
         _replace(module, path, _uneven(path, attention, heads))
-    others = f"; {' or '.join(map(str, readings[1:]))} would have the same shapes" if readings[1:] else ""
+    others = f"; {' or '.join(map(str, readings[1:4]))} would have the same shapes" if readings[1:] else ""
     narrower = (heads.qk, heads.v) != (dense.qk, dense.v)
     return [f"{path}: read as {heads}, of {dense}{others}"] if others or narrower else []
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from hwmodel.content import content_folder
 from hwmodel.errors import RecipeError, UnknownNameError, suggestion
 from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
-from hwmodel.extraction.token_rules import TokenCounts
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.masks import BlockMask, Shape, grid_shape
 
@@ -214,8 +213,7 @@ def _layer_document(rule: LayerRule, references: Mapping[str, Mapping[str, str]]
 
 
 def _encoder_document(rule: EncoderRule) -> dict[str, Any]:
-    document = _listed(rule.model_dump(exclude_none=True))
-    return document | ({"tokens": rule.tokens.document()} if isinstance(rule.tokens, TokenCounts) else {})
+    return _listed(rule.model_dump(exclude_none=True))
 
 
 def _listed(fields: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     ValidationError,
     ValidationInfo,
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from hwmodel.errors import HwmodelError, RecipeError, suggestion
-from hwmodel.extraction.token_rules import Selection, TokenCounts, check_tokens, token_counts
+from hwmodel.extraction.token_rules import Selection, TokenCounts, check_tokens, counts_document, token_counts
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.masks import BlockMask, ExpectedMask, Rule, Shape
 
@@ -229,7 +230,7 @@ class EncoderRule(BaseModel):
     mlp: Count | None = None
     remove: Parts | None = None
     identity: Parts | None = None
-    tokens: Annotated[int | TokenCounts | None, PlainValidator(token_counts)] = None
+    tokens: Annotated[int | TokenCounts | None, PlainValidator(token_counts), PlainSerializer(counts_document)] = None
     keep: Annotated[Fraction, Field(gt=0)] | None = None
     select: Selection | None = None
     fused: bool | None = None

@@ -14,7 +14,7 @@ from hwmodel.ir.trace import Trace
 
 Part = Literal["attention", "mlp"]
 
-_ENDS: Mapping[Part, tuple[frozenset[str], str]] = {
+ENDS: Mapping[Part, tuple[frozenset[str], str]] = {
     "attention": (PROJECTIONS, "proj"),
     "mlp": (frozenset({"fc1"}), "fc2"),
 }
@@ -66,7 +66,7 @@ def merge_nothing(trace: Trace, block: int) -> Trace:
 
 def _ends(trace: Trace, block: int, part: Part) -> tuple[list[int], int]:
     """First rows and last row of a part."""
-    starts, end = _ENDS[part]
+    starts, end = ENDS[part]
     rows = [row for row, operator in enumerate(trace.operators) if operator.block == block]
     first = [row for row in rows if trace.operators[row].role in starts]
     last = [row for row in rows if trace.operators[row].role == end]

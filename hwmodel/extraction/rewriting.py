@@ -70,4 +70,5 @@ class Rewriting:
         place = {node: index for index, node in enumerate(order)}
         edges = {(self._visible(producer, reader), reader) for producer, reader in self._kept} | self._edges
         rows = [operators[node] if node >= 0 else self._new[-node - 1][1] for node in order]
-        return self.trace.replace(operators=tuple(rows), edges=tuple(sorted((place[a], place[b]) for a, b in edges)))
+        ordered = sorted(((place[a], place[b]) for a, b in edges), key=lambda edge: edge[::-1])
+        return self.trace.replace(operators=tuple(rows), edges=tuple(ordered))

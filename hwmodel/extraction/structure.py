@@ -226,8 +226,8 @@ def _between_projections(operators: Operators, old: _Attention, new: _Attention,
     to_context = _leading_to(old.context, [edge for edge in edges if edge[0] != old.scores])
     changed = {}
     for row in range(max(old.projections) + 1, old.scores):
-        parts = "qk" * (row in to_scores) + "v" * (row in to_context)
-        sizes = [sum(view.v if letter == "v" else view.qk for letter in parts) for view in (old, new)]
+        both = row in to_scores and row in to_context
+        sizes = [2 * view.qk + view.v if both else view.qk if row in to_scores else view.v for view in (old, new)]
         if sizes[0] != sizes[1]:
             changed[row] = _narrowed(operators[row], sizes[0], sizes[1], sizes[0])
     return changed

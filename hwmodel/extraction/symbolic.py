@@ -7,14 +7,17 @@ counts executes, data-dependent scoring included.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.token_counts import Counts
 
 if TYPE_CHECKING:
-    import sympy
     from torch.export import ExportedProgram
+
+Symbol = Any
+"""A sympy symbol."""
 
 _SYMBOLIC = ("SymInt", "SymBool", "SymFloat")
 
@@ -25,8 +28,7 @@ class SymbolicProgram:
     def __init__(self, program: ExportedProgram, *, model: str) -> None:
         self._program, self._model = program, model
         self._results = {node: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
-        found = [symbol for value in self._results.values() if type(value).__name__ == "SymInt" for symbol in _free(value)]
-        self.symbols: tuple[sympy.Symbol, ...] = tuple(dict.fromkeys(found))
+        self.symbols: tuple[Symbol, ...] = tuple(dict.fromkeys(chain.from_iterable(map(_free, self._results.values()))))
 
     def at(self, counts: Sequence[int]) -> ExportedProgram:
         """The program with ``counts`` in place of its symbols; one program, valid until the next call.
@@ -46,29 +48,31 @@ class SymbolicProgram:
         self._check(known, tuple(counts))
         return self._program
 
-    def _check(self, known: Mapping[sympy.Symbol, int], counts: Counts) -> None:
+    def _check(self, known: Mapping[Symbol, int], counts: Counts) -> None:
         """What the model asserts about its counts must hold."""
         for node in self._program.graph.nodes:
-            asserted = node.args[0] if getattr(node.target, "__name__", "").startswith("_assert_scalar") else None
-            if asserted is not None and not self._program_value(asserted):
-                said = self._results[asserted]
-                raise HwmodelError(f"{self._model}: token counts {counts} contradict what the model asserts: {_told(said, known)}")
-
-    @staticmethod
-    def _program_value(node: Any) -> Any:
-        return node.meta["val"] if hasattr(node, "meta") else node
+            if not getattr(node.target, "__name__", "").startswith("_assert_scalar"):
+                continue
+            asserted = node.args[0]
+            if getattr(asserted, "meta", {}).get("val") is False:
+                said = _told(self._results[asserted], known)
+                raise HwmodelError(f"{self._model}: token counts {counts} contradict what the model asserts: {said}")
 
 
-def _free(value: Any) -> list[sympy.Symbol]:
-    return sorted(value.node.expr.free_symbols, key=str)
+def _free(value: Any) -> list[Symbol]:
+    """Symbols in an example result, sizes of tensors included."""
+    if isinstance(value, list | tuple):
+        return [symbol for item in value for symbol in _free(item)]
+    if type(value).__name__ in _SYMBOLIC:
+        return sorted(value.node.expr.free_symbols, key=str)
+    return [symbol for size in getattr(value, "shape", ()) if type(size).__name__ == "SymInt" for symbol in _free(size)]
 
 
-def _told(said: Any, known: Mapping[sympy.Symbol, int]) -> str:
-    expression = getattr(getattr(said, "node", None), "expr", said)
-    return f"{expression} with " + ", ".join(f"{symbol} = {count}" for symbol, count in known.items())
+def _told(said: Any, known: Mapping[Symbol, int]) -> str:
+    return f"{said.node.expr} with " + ", ".join(f"{symbol} = {count}" for symbol, count in known.items())
 
 
-def _settled(value: Any, known: Mapping[sympy.Symbol, int]) -> Any:
+def _settled(value: Any, known: Mapping[Symbol, int]) -> Any:
     """An example result with its symbolic sizes and numbers replaced."""
     if isinstance(value, list | tuple):
         return type(value)(_settled(item, known) for item in value)
@@ -83,7 +87,7 @@ def _settled(value: Any, known: Mapping[sympy.Symbol, int]) -> Any:
     return torch.empty_strided(*layout, dtype=value.dtype, device="meta")
 
 
-def _number(value: Any, known: Mapping[sympy.Symbol, int]) -> Any:
+def _number(value: Any, known: Mapping[Symbol, int]) -> Any:
     """A symbolic number as a plain one; what still depends on something else stays."""
     if type(value).__name__ not in _SYMBOLIC:
         return value

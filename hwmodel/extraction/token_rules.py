@@ -35,10 +35,13 @@ class TokenCounts:
     def __post_init__(self) -> None:
         TokenDistribution(self.values, self.probability)
 
-    def document(self) -> dict[str, Any]:
-        """As a recipe file has it."""
-        plain: dict[str, Any] = {"values": list(self.values), "probability": list(self.probability)}
-        return plain | ({"independent": True} if self.independent else {})
+
+def counts_document(counts: int | TokenCounts | None) -> Any:
+    """Counts as a recipe file has them."""
+    if not isinstance(counts, TokenCounts):
+        return counts
+    plain: dict[str, Any] = {"values": list(counts.values), "probability": list(counts.probability)}
+    return plain | ({"independent": True} if counts.independent else {})
 
 
 def token_counts(value: Any) -> int | TokenCounts | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +24,27 @@ def _results(module: nn.Module) -> Iterator[list[Tensor]]:
 class _Reducing(nn.Module):
     """A pre-norm encoder block with the children of a timm ``Block``, whose tokens shrink between attention and MLP."""
 
+    attn: Any
+    norm1: nn.Module
+    ls1: nn.Module
+    drop_path1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    ls2: nn.Module
+    drop_path2: nn.Module
+
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         for name, child in block.named_children():
             self.add_module(name, child)
 
     def _added(self, x: Tensor, attended: Tensor) -> Tensor:
-        return x + self.drop_path1(self.ls1(attended))
+        branch: Tensor = self.drop_path1(self.ls1(attended))
+        return x + branch
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        branch: Tensor = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x + branch
 
 
 class SelectingBlock(_Reducing):
@@ -90,9 +102,9 @@ class Threshold(nn.Module):
     def forward(self, x: Tensor, attention: Tensor) -> Tensor:
         """Tokens (images, tokens, width) by attention (images, heads, patches), which is averaged over heads."""
         scores = attention.mean(1)
-        count = (scores > self.threshold).sum(1).max().clamp(min=1).item()
-        torch._check(count >= 1)
-        torch._check(count <= scores.shape[1])
+        count: Any = (scores > self.threshold).sum(1).max().clamp(min=1).item()
+        torch._check(count >= 1)  # type: ignore[no-untyped-call]
+        torch._check(count <= scores.shape[1])  # type: ignore[no-untyped-call]
         if isinstance(count, int):
             self.counted = count
         return torch.cat([x[:, : self.prefix], _picked(x[:, self.prefix :], scores.topk(count, dim=1).indices)], dim=1)
@@ -100,6 +112,8 @@ class Threshold(nn.Module):
 
 class FixedPatches(nn.Module):
     """The same patches of every image, prefix tokens always: PatchDropout (Liu et al. 2022) carried over to inference."""
+
+    index: Tensor
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hwmodel.errors import HwmodelError
 from hwmodel.extraction.export import twin
@@ -46,7 +46,7 @@ def topk_tokens(model: nn.Module, blocks: Mapping[int, float], *, fused: bool = 
         if count < present:
             copied.blocks[block] = SelectingBlock(copied.blocks[block], TopK(count, prefix, fused=fused), prefix)
             present = count + fused
-    return copied
+    return cast("nn.Module", copied)
 
 
 def threshold_tokens(model: nn.Module, blocks: Mapping[int, float]) -> nn.Module:
@@ -70,7 +70,7 @@ def threshold_tokens(model: nn.Module, blocks: Mapping[int, float]) -> nn.Module
         if threshold < 0:
             raise HwmodelError(f"threshold_tokens: block {block}: a threshold must not be negative, got {threshold}")
         copied.blocks[block] = SelectingBlock(copied.blocks[block], Threshold(threshold / tokens, prefix), prefix)
-    return copied
+    return cast("nn.Module", copied)
 
 
 def merge_tokens(model: nn.Module, r: int | Sequence[int]) -> nn.Module:
@@ -101,7 +101,7 @@ def merge_tokens(model: nn.Module, r: int | Sequence[int]) -> nn.Module:
     merging = zip(copied.blocks, schedule, strict=True)
     if any(schedule):
         copied.blocks = MergingBlocks(*(MergingBlock(block, pairs, copied.num_prefix_tokens) for block, pairs in merging))
-    return copied
+    return cast("nn.Module", copied)
 
 
 def patch_dropout(model: nn.Module, keep: float, *, seed: int = 0) -> nn.Module:
@@ -133,7 +133,7 @@ def patch_dropout(model: nn.Module, keep: float, *, seed: int = 0) -> nn.Module:
         chosen = torch.randperm(tokens, generator=generator, device="cpu")[:count].sort().values
         index = torch.cat([torch.arange(prefix, device="cpu"), chosen + prefix])
         copied.patch_drop = FixedPatches(index.to(next(copied.parameters()).device))
-    return copied
+    return cast("nn.Module", copied)
 
 
 def measured_tokens(model: nn.Module, images: torch.Tensor) -> TokenDistribution:

@@ -99,8 +99,15 @@ def moved_bytes(trace: hw.Trace) -> float:
     return sum(op.weight_bytes + op.input_bytes + op.output_bytes for op in trace.operators if not op.constant)
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "17"])
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        ("deit_tiny_patch16_224", "17"),
+        pytest.param("deit_tiny_patch16_224", "dynamo", marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", "17", marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", "dynamo", marks=pytest.mark.slow),
+    ],
+)
 def test_timm_models_give_the_rows_of_the_torch_path(name: str, exporter: str, tmp_path: Path) -> None:
     file = export(zoo.build(name, device="cpu"), tmp_path / "model.onnx", exporter, torch.zeros(1, 3, 224, 224))
     found, expected = hw.trace(file), hw.trace(name)

@@ -17,7 +17,7 @@ from hwmodel.errors import CheckpointError
 from hwmodel.extraction import zoo
 from hwmodel.extraction.checkpoints import open_checkpoint
 
-MODEL = "vit_tiny_patch16_224"
+MODEL = "test_vit"
 QKV = "blocks.0.attn.qkv.weight"
 
 
@@ -30,9 +30,9 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def pruned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same with the upper half of one qkv pruned, in blocks of 288x192 then."""
+    """The same with the upper half of one qkv pruned, in blocks of 96x64 then."""
     one = weights[QKV].clone()
-    one[:288] = 0
+    one[:96] = 0
     return weights | {QKV: one}
 
 
@@ -78,12 +78,12 @@ def test_safetensors_and_the_old_format_of_torch(tmp_path: Path, pruned: dict[st
 
 
 def test_a_table_of_masks_beside_the_weights(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
-    mask = torch.ones(576, 192, dtype=torch.bool)
-    mask[:, 96:] = False
+    mask = torch.ones(192, 64, dtype=torch.bool)
+    mask[:, 32:] = False
     torch.save({"state_dict": weights, "masks": {QKV: mask}}, tmp_path / "weights.pt")
     trace = hw.trace(MODEL, checkpoint=tmp_path / "weights.pt")
     found = next(finding for finding in trace.findings if finding.operator == "blocks.0.attn.qkv")
-    assert (found.form, found.block, found.block_weights) == ("masked", (576, 96), 576 * 96)
+    assert (found.form, found.block, found.block_weights) == ("masked", (192, 32), 192 * 32)
 
 
 def damaged(state: dict[str, torch.Tensor], change: Callable[[dict[str, torch.Tensor]], object]) -> dict[str, torch.Tensor]:
@@ -105,17 +105,23 @@ def _nan_in_a_product(state: dict[str, torch.Tensor]) -> None:
 BAD_STATES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "missing": (lambda state: state.pop("norm.bias"), "1 missing: norm.bias"),
     "unexpected": (lambda state: state.update(extra=torch.ones(3)), "1 unexpected: extra"),
-    "misshaped": (lambda state: state.update({"norm.weight": torch.ones(7)}), r"1 misshaped: norm.weight \(7, .*192"),
-    "another image size": (lambda state: state.update(pos_embed=torch.ones(1, 577, 192)), "pos_embed.*577"),
+    "misshaped": (lambda state: state.update({"norm.weight": torch.ones(7)}), r"1 misshaped: norm.weight \(7, .*64"),
+    "another image size": (lambda state: state.update(pos_embed=torch.ones(1, 577, 64)), "pos_embed.*577"),
     "NaN": (_nan, "norm.weight holds NaN"),
     "NaN in a product": (_nan_in_a_product, f"{QKV} holds NaN"),
-    "mask shape": (lambda state: state.update({f"{QKV}_mask": torch.ones(576, 96)}), f"{QKV}_mask has shape 576x96, its weight {QKV} has"),
-    "soft mask": (lambda state: state.update({f"{QKV}_mask": torch.full((576, 192), 0.5)}), "values other than 0 and 1"),
+    "mask shape": (
+        lambda state: state.update({f"{QKV}_mask": torch.ones(192, 32)}),
+        f"{QKV}_mask has shape 192x32, its weight {QKV} has",
+    ),
+    "soft mask": (lambda state: state.update({f"{QKV}_mask": torch.full((192, 64), 0.5)}), "values other than 0 and 1"),
     "unknown parametrization": (
         lambda state: state.update({"head.parametrizations.weight.0.low_rank": torch.ones(3)}),
         "parametrization that is no mask",
     ),
-    "compiled and plain": (lambda state: state.update({"_orig_mod.norm.bias": torch.ones(192)}), "compiled model and of a plain one"),
+    "compiled and plain": (
+        lambda state: state.update({"_orig_mod.norm.bias": torch.ones(64)}),
+        "compiled model and of a plain one",
+    ),
 }
 
 
@@ -172,9 +178,12 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, capfd: pytest.CaptureFixt
     ("arguments", "message"),
     [
         (("recipe", "bad.pt", "--model", MODEL, "-o", "r.toml"), "bad.pt"),
-        (("recipe", "good.pt", "--model", "vit_tiny", "-o", "r.toml"), "unknown model"),
+        (("recipe", "good.pt", "--model", "vit_tinny", "-o", "r.toml"), "unknown model"),
         (("recipe", "good.pt", "--model", MODEL, "-o", "r.json"), "ends in .toml"),
-        (("recipe", "good.pt", "--model", MODEL, "--block", "1024x8", "-o", "r.toml"), "blocks.0.attn.qkv: a block of 1024x8 does not fit"),
+        (
+            ("recipe", "good.pt", "--model", MODEL, "--block", "1024x8", "-o", "r.toml"),
+            "blocks.0.attn.qkv: a block of 1024x8 does not fit",
+        ),
         (("recipe", "good.pt", "--model", MODEL, "--block", "32", "-o", "r.toml"), "--block 32: expected OUTxIN"),
         (("trace", MODEL, "--block", "32x32", "-o", "t.json"), "none to read"),
         (("trace", MODEL, "--checkpoint", "good.pt", "--recipe", "deit_base_lsp_b32x32", "-o", "t.json"), "give one of them"),

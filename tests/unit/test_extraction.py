@@ -205,11 +205,25 @@ class Selecting(nn.Module):
         return x[x > 0] * 2
 
 
-@pytest.mark.parametrize(("model", "where"), [(Branching(), "inner"), (Selecting(), "forward")])
-def test_a_forward_that_depends_on_data_is_refused(model: nn.Module, where: str) -> None:
+class Reading(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.detach().numpy().sum())
+
+
+@pytest.mark.parametrize(
+    ("model", "where"),
+    [
+        (Branching(), "inner"),
+        (Selecting(), "forward"),
+        (nn.Sequential(nn.Identity(), Selecting()), "1"),
+        (nn.Sequential(Reading()), "0"),
+    ],
+)
+def test_a_forward_that_depends_on_data_is_refused(model: nn.Module, where: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(HwmodelError, match=f"depends on.* data.*{where}|{where}.*depends on the data") as caught:
         hw.trace(model, example=torch.zeros(2, 3))
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_forward_that_fails_names_the_module() -> None:
@@ -524,14 +538,12 @@ def test_importing_extraction_does_not_import_torch() -> None:
     assert _run(code) == "False"
 
 
-def test_extraction_of_deit_base_is_quick_and_small() -> None:
+def test_extraction_of_deit_base_is_small() -> None:
     code = (
-        "import time, resource, torch, hwmodel as hw; start = time.process_time(); hw.trace('deit_base_patch16_224');"
-        "print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource, hwmodel as hw; hw.trace('deit_base_patch16_224');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    seconds, kibibytes = map(float, _run(code).split())
-    assert seconds < 6  # 2.1 s on an idle core; timm and torchvision are imported within
-    assert kibibytes * 1024 < 1.5e9
+    assert int(_run(code)) * 1024 < 1.5e9
 
 
 def test_registered_twice_is_an_error() -> None:

@@ -86,7 +86,7 @@ def _by_operator(prepared: Prepared, run: Run, parameters: VitaParameters) -> Co
         static_j=summed(run.energy.leakage),
         dram_bytes=summed(run.dram_bytes),
         executed_macs=summed(run.executed_macs),
-        bound=_first(run.bound, units.of_unit, units.starts),
+        bound=_first(run.bound(own.family == "product"), units.of_unit, units.starts),
         kernel=_first(names, units.of_unit, units.starts),
         fused_into=np.arange(len(units.starts)),
         components_j={name: summed(joules) for name, joules in run.energy.components().items()},

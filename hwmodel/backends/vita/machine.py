@@ -22,7 +22,7 @@ class Run:
     """What each distinct unit costs; (n,) or (designs, n).
 
     ``pe_cycles`` is the time that PEs work or wait for the longest share, all PEs together; ``busy_pe_cycles`` the part of it
-    in which they work.
+    in which they work. ``starved`` units wait for a supplier of data.
     """
 
     cycles: FloatArray
@@ -31,7 +31,13 @@ class Run:
     executed_macs: FloatArray
     pe_cycles: FloatArray
     busy_pe_cycles: FloatArray
-    bound: TextArray
+    starved: BoolArray
+
+    def bound(self, product: BoolArray) -> TextArray:
+        """What limits each unit: "compute", "memory" (PEs or the special functions wait for data), "vector" or "none"."""
+        busy = np.where(self.starved, "memory", np.where(product, "compute", "vector"))
+        limits: TextArray = np.where(self.cycles > 0, busy, "none")
+        return limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +81,5 @@ class Prepared:
         return Run(
             cycles=cycles, energy=spent, dram_bytes=moved.dram_bytes, executed_macs=executed,
             pe_cycles=design.pes * longest * own.m, busy_pe_cycles=work.tiles * own.m,
-            bound=_bounds(cycles, product, products.starved, transfer > busy),
+            starved=np.where(product, products.starved, transfer > busy),
         )  # fmt: skip
-
-
-def _bounds(cycles: FloatArray, product: BoolArray, starved: BoolArray, transferring: BoolArray) -> TextArray:
-    """What limits each unit: "compute", "memory" (PEs wait for tiles), "vector" or "none"."""
-    arrays = np.where(starved, "memory", "compute")
-    others = np.where(transferring, "memory", "vector")
-    limits: TextArray = np.where(cycles > 0, np.where(product, arrays, others), "none")
-    return limits

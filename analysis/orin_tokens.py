@@ -23,7 +23,7 @@ FASTEST, SLOWEST = "engine+maxn", "engine+15w"
 MODES = {FASTEST: "o", "engine+50w": "s", "engine+30w": "D", SLOWEST: "^"}
 
 
-def value(frame: pd.DataFrame, quantity: str, mode: str, batch: int, keep: float = 1.0, density: float = 1.0) -> float:
+def value(frame: pd.DataFrame, quantity: str, mode: str, batch: int, *, keep: float = 1.0, density: float = 1.0) -> float:
     """One quantity of one point."""
     own = frame[(frame["mode"] == mode) & (frame.batch == batch) & (frame.keep == keep) & (frame.density == density)]
     return float(own[quantity].iloc[0])
@@ -31,26 +31,33 @@ def value(frame: pd.DataFrame, quantity: str, mode: str, batch: int, keep: float
 
 def gain(frame: pd.DataFrame, mode: str, batch: int, density: float = 1.0) -> float:
     """Speed with half of the patch tokens over all of them."""
-    return value(frame, "latency_s", mode, batch, 1.0, density) / value(frame, "latency_s", mode, batch, 0.5, density)
+    return value(frame, "latency_s", mode, batch, density=density) / value(
+        frame, "latency_s", mode, batch, keep=0.5, density=density
+    )
 
 
 def sentences(frame: pd.DataFrame) -> list[str]:
     """What the study says, from its own numbers."""
     tokens, blocks, both = (
-        value(frame, "latency_s", FASTEST, 1) / value(frame, "latency_s", FASTEST, 1, keep, density)
+        value(frame, "latency_s", FASTEST, 1) / value(frame, "latency_s", FASTEST, 1, keep=keep, density=density)
         for keep, density in ((0.5, 1.0), (1.0, 0.2), (0.5, 0.2))
     )
-    half_j, slow_j = value(frame, "energy_j", FASTEST, 8, 0.5) / 8, value(frame, "energy_j", SLOWEST, 8) / 8
+    half_j, slow_j = value(frame, "energy_j", FASTEST, 8, keep=0.5) / 8, value(frame, "energy_j", SLOWEST, 8) / 8
     frugal = min(MODES, key=lambda mode: value(frame, "energy_j", mode, 8))
+    gains = {(mode, batch): gain(frame, mode, batch) for mode in (FASTEST, SLOWEST) for batch in (1, 8)}
     return [
-        f"Half of the patch tokens from block 3 on make DeiT-B {gain(frame, FASTEST, 1):.2f} times as fast at batch 1 under maxn and "
-        f"{gain(frame, SLOWEST, 1):.2f} times under 15 W ({gain(frame, FASTEST, 8):.2f} and {gain(frame, SLOWEST, 8):.2f} at batch 8): "
-        f"the slow chip is bound by arithmetic, which falls with tokens, the fast one at batch 1 largely by reading weights and "
-        f"launching kernels, which do not.",
-        f"The two kinds of pruning devalue each other: at batch 1 under maxn, tokens alone gain {tokens:.2f} times, 64x64 blocks at "
-        f"density 0.2 alone {blocks:.2f} times, both together {both:.2f} times where independent gains would give {tokens * blocks:.2f}.",
-        f"Fewer tokens save more energy than a slower mode: at batch 8, half of the tokens under maxn take {half_j * 1e3:.0f} mJ an image, "
-        f"all tokens under 15 W {slow_j * 1e3:.0f} mJ; the most frugal mode for the whole model is {frugal.removeprefix('engine+')}.",
+        f"Half of the patch tokens from block 3 on make DeiT-B {gains[FASTEST, 1]:.2f} times as fast at batch 1 under maxn and "
+        f"{gains[SLOWEST, 1]:.2f} times under 15 W ({gains[FASTEST, 8]:.2f} and {gains[SLOWEST, 8]:.2f} at batch 8): the slow "
+        f"chip is "
+        f"bound by arithmetic, which falls with tokens, the fast one at batch 1 largely by reading weights and launching "
+        f"kernels.",
+        f"The two kinds of pruning devalue each other: at batch 1 under maxn, tokens alone gain {tokens:.2f} times, 64x64 blocks "
+        f"at density 0.2 alone {blocks:.2f} times, both together {both:.2f} times; independent gains would give "
+        f"{tokens * blocks:.2f}.",
+        f"Fewer tokens save more energy than a slower mode: at batch 8, half of the tokens under maxn take {half_j * 1e3:.0f} "
+        f"mJ an "
+        f"image, all tokens under 15 W {slow_j * 1e3:.0f} mJ; the most frugal mode for the whole model is "
+        f"{frugal.removeprefix('engine+')}.",
     ]
 
 

@@ -9,7 +9,7 @@ and static power stay the card's, so what a larger array costs in area or clock 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import typer
@@ -25,7 +25,7 @@ from hwmodel.reporting.style import colour, device_token, figure_file, new_figur
 STUDY = Path(__file__).parent / "studies" / "systolic_array.toml"
 SIDE, BANDWIDTH = "array side", "HBM bandwidth over TPU v3"
 MARKERS = {32: "v", 64: "s", 128: "o", 256: "D"}
-LINES = {1.0: "-", 0.25: ":"}
+LINES: dict[float, Literal["-", ":"]] = {1.0: "-", 0.25: ":"}
 LIES = {"uniform": "blocks anywhere", "tile-clustered": "blocks in clusters of 128x128"}
 
 
@@ -49,13 +49,14 @@ def sentences(frame: pd.DataFrame) -> list[str]:
         (frame.model == "DeiT-B") & (frame.block == "32x32") & (frame.expect == "tile-clustered") & (frame[BANDWIDTH] == 1.0)
     ]
     best = {
-        (quantity, density): int(own.loc[own[own.density == density][quantity].idxmin(), SIDE])
+        (quantity, density): own[own.density == density].sort_values(quantity)[SIDE].tolist()[0]
         for quantity in ("latency_s", "energy_j")
         for density in (1.0, 0.1)
     }
     return [
-        f"Keeping a quarter of the 32x32 blocks of DeiT-B, lying anywhere, makes a core with 32x32 arrays {gain[32, 'uniform']:.2f} "
-        f"times as fast and one with 128x128 arrays {gain[128, 'uniform']:.2f} times, for hardly a tile is empty; gathered in "
+        f"Keeping a quarter of the 32x32 blocks of DeiT-B, lying anywhere, makes a core with 32x32 arrays "
+        f"{gain[32, 'uniform']:.2f} times as fast and one with 128x128 arrays {gain[128, 'uniform']:.2f} times, for hardly a "
+        f"tile is empty; gathered in "
         f"clusters the latter gains {gain[128, 'tile-clustered']:.2f} times.",
         f"Pruning turns compute-bound layers into memory-bound ones: four times the HBM bandwidth speeds the 128x128 core up "
         f"{faster[1.0]:.2f} times dense and {faster[0.1]:.2f} times at density 0.1 (clustered).",
@@ -100,9 +101,12 @@ def _legend() -> list[Line2D]:
         Line2D([], [], color=colour("muted"), linestyle=line, label=f"density {density:g}, HBM x 0.25 to 4")
         for density, line in LINES.items()
     ]
-    ring = {"marker": "o", "linestyle": "", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": colour("ink")}
-    dots = {"marker": "o", "linestyle": "", "markersize": 3, "color": colour("grid")}
-    return [*sides, *lines, Line2D([], [], label="front of that density", **ring), Line2D([], [], label="every design", **dots)]
+    ink = colour("ink")
+    ring = Line2D(
+        [], [], marker="o", linestyle="", markersize=9, markerfacecolor="none", markeredgecolor=ink, label="front of that density"
+    )
+    dots = Line2D([], [], marker="o", linestyle="", markersize=3, color=colour("grid"), label="every design")
+    return [*sides, *lines, ring, dots]
 
 
 def plain_log_axes(axes: Axes) -> None:

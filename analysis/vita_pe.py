@@ -34,34 +34,42 @@ def macs(shape: str) -> int:
 
 def of_chip_size(frame: pd.DataFrame, density: float) -> pd.DataFrame:
     """Milliseconds by PE shape (rows) and block shape (columns), each design with the chip's number of multipliers."""
-    own = frame[(frame.density == density) & (frame["PE count"] * frame["PE shape"].map(macs).astype(int) == CHIP_MACS)]
+    whole = frame["PE count"] * frame["PE shape"].astype(str).map(macs)
+    own = frame[(frame.density == density) & (whole == CHIP_MACS)]
     table = own.pivot_table(index="PE shape", columns="block", values="latency_s", observed=True) * 1e3
-    return table.loc[
-        sorted(table.index, key=lambda shape: (macs(shape), shape)), sorted(table.columns, key=lambda block: (macs(block), block))
-    ]
+    rows, columns = (sorted(names.astype(str), key=lambda shape: (macs(shape), shape)) for names in (table.index, table.columns))
+    return table.loc[rows, columns]
 
 
 def by_count(frame: pd.DataFrame, shape: str) -> pd.DataFrame:
     """Designs of one PE shape on 32x32 blocks, by number of PEs."""
     own = frame[(frame["PE shape"] == shape) & (frame.block == "32x32") & (frame.density == DENSITY)]
-    return own.sort_values("PE count").set_index("PE count")
+    return own.sort_values("PE count")
 
 
 def sentences(frame: pd.DataFrame) -> list[str]:
     """What the study says, from its own numbers."""
-    pruned, dense, few = of_chip_size(frame, DENSITY), of_chip_size(frame, 1.0), by_count(frame, "32x32")
-    best = str(pruned["32x32"].idxmin())
-    gain = {shape: dense.loc["64x64", shape] / pruned.loc["64x64", shape] for shape in ("16x16", "64x64")}
-    small = pruned.loc["16x16"]
-    first, chip = few.loc[1], few.loc[8]
+    pruned, dense = (of_chip_size(frame, density).to_dict("index") for density in (DENSITY, 1.0))
+    best = min(pruned, key=lambda shape: pruned[shape]["32x32"])
+    fastest_ms = pruned[best]["32x32"]
+    coarse = {block: dense["64x64"][block] / pruned["64x64"][block] for block in ("16x16", "64x64")}
+    fine = max(pruned["16x16"].values()) / min(pruned["16x16"].values()) - 1
+    few = by_count(frame, "32x32").set_index("PE count")[["latency_s", "area_mm2", "energy_j"]].to_dict("index")
+    faster, larger, dearer = (
+        few[1]["latency_s"] / few[8]["latency_s"],
+        *(few[8][name] / few[1][name] for name in ("area_mm2", "energy_j")),
+    )
     return [
-        f"With {CHIP_MACS} multipliers and a quarter of the 32x32 blocks kept, {best} PEs are the fastest "
-        f"({pruned.loc[best, '32x32']:.2f} ms); 64x64 PEs take {pruned.loc['64x64', '32x32'] / pruned.loc[best, '32x32']:.1f} times "
-        f"as long, for a PE tile is skipped only where every block in it is pruned.",
-        f"Blocks pay where they fill a PE: on 64x64 PEs, 16x16 blocks gain {gain['16x16']:.2f} times over dense and 64x64 blocks "
-        f"{gain['64x64']:.2f} times, while on 16x16 PEs all block shapes cost the same to {small.max() / small.min() - 1:.1%}.",
-        f"PEs beyond a few wait for memory: from one 32x32 PE to eight, latency falls {first.latency_s / chip.latency_s:.2f} times, "
-        f"area grows {chip.area_mm2 / first.area_mm2:.1f} times and energy {chip.energy_j / first.energy_j:.2f} times.",
+        f"With {CHIP_MACS} multipliers and a quarter of the 32x32 blocks kept, {best} PEs are the fastest ({fastest_ms:.2f} "
+        f"ms); 64x64 "
+        f"PEs take {pruned['64x64']['32x32'] / fastest_ms:.1f} times as long, for a tile is skipped only where every block in "
+        f"it is pruned.",
+        f"Blocks pay where they fill a PE: on 64x64 PEs, 16x16 blocks gain {coarse['16x16']:.2f} times over dense and 64x64 "
+        f"blocks "
+        f"{coarse['64x64']:.2f} times, while on 16x16 PEs all block shapes cost the same to {fine:.1%}.",
+        f"PEs beyond a few wait for memory: from one 32x32 PE to eight, latency falls {faster:.2f} times, area grows "
+        f"{larger:.1f} times "
+        f"and energy {dearer:.2f} times.",
     ]
 
 
@@ -69,33 +77,27 @@ def sentences(frame: pd.DataFrame) -> list[str]:
 def as_figure(frame: pd.DataFrame, suffix: str = ".svg") -> bytes:
     """Left: latency by PE and block shape at equal multipliers. Right: latency against area, a line of counts per PE shape."""
     table = of_chip_size(frame, DENSITY)
+    values = table.to_numpy()
     figure = new_figure(4.6, 11.0)
     left, right = figure.subplots(1, 2, width_ratios=[1.0, 1.1])
-    shown = left.imshow(table.to_numpy(), cmap="cividis_r", aspect="auto")
+    shown = left.imshow(values, cmap="cividis_r", aspect="auto")
     for row, column in np.ndindex(table.shape):
-        value = float(table.iloc[row, column])
-        dark = value > (table.to_numpy().max() + table.to_numpy().min()) / 2
+        value = float(values[row, column])
+        dark = value > (values.max() + values.min()) / 2
         left.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black")
     counts = [f"{shape} ({CHIP_MACS // macs(shape)} PEs)" for shape in table.index]
-    left.set_xticks(range(table.shape[1]), table.columns)
+    left.set_xticks(range(table.shape[1]), table.columns.tolist())
     left.set_yticks(range(table.shape[0]), counts)
-    left.set(
-        title=f"Latency (ms), density {DENSITY:g}, {CHIP_MACS} multipliers", xlabel="weight block, out x in", ylabel="PE, out x in"
-    )
+    left.set_title(f"Latency (ms), density {DENSITY:g}, {CHIP_MACS} multipliers")
+    left.set(xlabel="weight block, out x in", ylabel="PE, out x in")
     left.grid(visible=False)
     figure.colorbar(shown, ax=left, label="latency (ms)")
-    for number, shape in enumerate(table.index):
+    for number, shape in enumerate(table.index.tolist()):
         own = by_count(frame, shape)
-        right.plot(
-            own.area_mm2, own.latency_s * 1e3, marker=MARKERS[number], markersize=5, color=colour(device_token(number)), label=shape
-        )
-    right.set(
-        title=f"32x32 blocks, density {DENSITY:g}, 1 to 32 PEs",
-        xlabel="area (mm², assumed)",
-        ylabel="latency (ms)",
-        xscale="log",
-        yscale="log",
-    )
+        line = {"marker": MARKERS[number], "color": colour(device_token(number)), "label": shape}
+        right.plot(own.area_mm2, own.latency_s * 1e3, markersize=5, **line)
+    right.set_title(f"32x32 blocks, density {DENSITY:g}, 1 to 32 PEs")
+    right.set(xlabel="area (mm², assumed)", ylabel="latency (ms)", xscale="log", yscale="log")
     for axis in (right.xaxis, right.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

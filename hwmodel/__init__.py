@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hwmodel.exploration.costs import CostTable
     from hwmodel.exploration.explore import explore
     from hwmodel.exploration.results import load_results
-    from hwmodel.exploration.study import load_study
+    from hwmodel.exploration.study_files import load_study
     from hwmodel.extraction.dead_work import drop_dead_work
     from hwmodel.extraction.families import prune_family, trace_family
     from hwmodel.extraction.found_recipes import recipe_of
@@ -72,7 +72,7 @@ _HOME = {
     "load_cost_table": "hwmodel.exploration.cost_files",
     "load_recipe": "hwmodel.extraction.recipe_files",
     "load_results": "hwmodel.exploration.results",
-    "load_study": "hwmodel.exploration.study",
+    "load_study": "hwmodel.exploration.study_files",
     "load_trace": "hwmodel.ir.storage",
     "matmul": "hwmodel.ir.operators",
     "movement": "hwmodel.ir.operators",

@@ -281,7 +281,7 @@ class Costs:
     dram_bytes : bytes to and from off-chip memory
     executed_macs : MACs the machine performs, padding of its skip unit included, never less than the kept MACs
     bound : limiting resource of each operator: "compute", "memory", "launch", "host", "vector", "none", ...
-    kernel : name of the kernel or the unit that runs it; like ``bound``, in a sweep that of the first design may stand for all
+    kernel : name of the kernel or the unit that runs it; like ``bound`` (n_ops,) also in a sweep, where designs agree
     fused_into : row whose kernel carries this operator's cost; its own row where it is not fused
     array_cycles, busy_array_cycles : cycles of all compute arrays together until the one with the most work is done, and those
         of them in which they work; zeros where a backend does not share work among arrays
@@ -371,9 +371,10 @@ class Backend(Protocol):
         ...
 
 
-def first_design(array: FloatArray) -> FloatArray:
-    """(n_ops,): the array itself, or its first row in a sweep."""
-    return array if array.ndim == 1 else cast("FloatArray", array[0])
+def shared(names: TextArray) -> TextArray:
+    """Texts of shape (designs, n_ops) as (n_ops,) where all designs agree: most do, and texts take more room than numbers."""
+    alike = names.ndim == 1 or bool((names == names[0]).all())
+    return cast("TextArray", names[0]) if alike and names.ndim > 1 else names
 
 
 def by_key(table: Mapping[str, Any], keys: TextArray, field: str) -> FloatArray:

@@ -36,7 +36,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload, first_design
+from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload, shared
 from hwmodel.backends.tpu import cores, ispass2020, paper_fit, programs, silicon
 from hwmodel.backends.tpu.energy import Joules, joules
 from hwmodel.backends.tpu.parameters import TpuParameters
@@ -309,14 +309,16 @@ def array_costs(workload: Workload, parameters: TpuParameters, options: Options)
         latency_s=latency_s, macs=macs, vector_ops=np.zeros(len(few)), onchip_bytes=onchip, dram_bytes=dram,
         parameters=p, scope=options.scope,
     )  # fmt: skip
-    cycles, latency_s, macs, dram = (np.take(column, place, axis=-1) for column in (cycles, latency_s, macs, dram))
+    unit = "curve" if options.mode == "paper-fit" else f"systolic-{p.dataflow}"
+    bound, kernel = (shared(np.where(latency_s > 0, name, "none")) for name in ("compute", unit))
+    cycles, latency_s, macs, dram, bound, kernel = (
+        np.take(column, place, axis=-1) for column in (cycles, latency_s, macs, dram, bound, kernel)
+    )
     energy = Joules(*(np.take(column, place, axis=-1) for column in energy))
-    busy = first_design(latency_s) > 0
-    kernel = "curve" if options.mode == "paper-fit" else f"systolic-{p.dataflow}"
     costs = Costs(
         cycles=cycles, latency_s=latency_s, compute_j=energy.compute, onchip_j=energy.onchip, offchip_j=energy.offchip,
-        static_j=energy.static, dram_bytes=dram, executed_macs=macs, bound=np.where(busy, "compute", "none"),
-        kernel=np.where(busy, kernel, "none"), fused_into=np.arange(len(workload), dtype=np.int64),
+        static_j=energy.static, dram_bytes=dram, executed_macs=macs, bound=bound, kernel=kernel,
+        fused_into=np.arange(len(workload), dtype=np.int64),
     )  # fmt: skip
     return costs, energy
 
@@ -370,8 +372,13 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     ]
     work = silicon.spread(silicon.total([(count, work) for count, work, _ in ran]), place)
     _, longest, device_s = ran[0]
-    device_s, longest = np.take(device_s, place, axis=-1), silicon.spread(longest, place)
-    gap_s = programs.host_gap_s(device_s, workload, p) if options.mode == "device+host" else np.zeros_like(device_s)
+    bound = np.take(shared(programs.bound_by(longest, device_s)), place, axis=-1)
+    runs = np.atleast_2d(longest.compute_s + longest.memory_s + longest.vector_s > 0).any(axis=0)[place]
+    device_s = np.take(device_s, place, axis=-1)
+    gap_s = np.zeros_like(device_s)
+    if options.mode == "device+host":
+        gap_s = programs.host_gap_s(device_s, workload, p)
+        bound = np.where(gap_s > device_s, "host", bound)
     latency_s = device_s + gap_s
     energy = joules(
         latency_s=latency_s, macs=work.macs, vector_ops=work.vector_ops, onchip_bytes=work.vmem_bytes,
@@ -380,7 +387,7 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     costs = Costs(
         cycles=latency_s * p.clock_hz, latency_s=latency_s, gap_s=gap_s, compute_j=energy.compute, onchip_j=energy.onchip,
         offchip_j=energy.offchip, static_j=energy.static, dram_bytes=work.dram_bytes, executed_macs=work.macs,
-        bound=programs.bound_by(longest, device_s, gap_s), kernel=_kernels(workload, longest, leaders), fused_into=leaders,
+        bound=bound, kernel=_kernels(workload, runs, leaders), fused_into=leaders,
     )  # fmt: skip
     return costs, energy
 
@@ -402,10 +409,9 @@ def _core_work(
     return work, device_s + programs.exposed_s(work, workload, alone, p)
 
 
-def _kernels(workload: Workload, work: silicon.Work, leaders: npt.NDArray[np.int64]) -> TextArray:
-    """Unit that runs each row's kernel in the first design: "mxu", "vpu", "dma" where values only move, "none" where free."""
+def _kernels(workload: Workload, runs: npt.NDArray[np.bool_], leaders: npt.NDArray[np.int64]) -> TextArray:
+    """Unit that runs each row's kernel: "mxu", "vpu", "dma" where values only move, "none" where nothing runs."""
     unit = {"product": "mxu", "attention": "mxu", "movement": "dma"}
     names = np.array([unit.get(family, "vpu") for family in workload.family.tolist()], dtype=np.str_)
-    runs = first_design(work.compute_s + work.memory_s + work.vector_s) > 0
     own: TextArray = np.where(runs, names, "none")
     return own[leaders]

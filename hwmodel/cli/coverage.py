@@ -11,7 +11,7 @@ from hwmodel.cli.inputs import check_output
 from hwmodel.cli.printing import print_json, print_line, print_wide, progress
 
 AllModels = Annotated[bool, typer.Option("--all", help="trace every timm model, family by family, and print which ones extract")]
-Family = Annotated[str | None, typer.Option("--family", help="trace the timm models whose name, or timm module, is like this, as 'swin*'")]
+Family = Annotated[str | None, typer.Option("--family", help="--all, for names or timm modules like this alone, as 'swin*'")]
 
 
 def print_coverage(pattern: str | None, output: str | None, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def explore(
 ) -> None:
     """Price every point of a study, or search its space, and show the Pareto front."""
     from hwmodel.exploration.explore import explore as run
-    from hwmodel.exploration.study import load_study
+    from hwmodel.exploration.study_files import load_study
     from hwmodel.files import write_file
 
     asked = load_study(study)

@@ -233,7 +233,7 @@ def stored_study(folder: str | Path) -> Study:
     StudyError
         No results folder, or one of another version of hwmodel.
     """
-    from hwmodel.exploration.study import study_from_document
+    from hwmodel.exploration.study_files import study_from_document
 
     found = _read_head(Path(folder) / "study.json")
     return study_from_document(found["study"], f"{folder}/study.json")

@@ -11,7 +11,8 @@ from hwmodel.exploration.engines import Engine, choose
 from hwmodel.exploration.pricing import price_chunk
 from hwmodel.exploration.problem import Problem, prepare
 from hwmodel.exploration.results import Results
-from hwmodel.exploration.study import Study, StudyError, load_study
+from hwmodel.exploration.study import Study, StudyError
+from hwmodel.exploration.study_files import load_study
 
 Progress = Callable[[int, int], None]
 """Called with (points done, points in all)."""

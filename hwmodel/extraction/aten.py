@@ -26,6 +26,8 @@ _OTHER_NAME: Mapping[str, tuple[str, ...]] = {
     "bitwise_and": ("__and__",),
     "bitwise_or": ("__or__",),
     "bitwise_xor": ("__xor__",),
+    "bitwise_left_shift": ("bitwise_left_shift", "__lshift__"),
+    "bitwise_right_shift": ("bitwise_right_shift", "__rshift__"),
     "clamp": ("clamp_max", "clamp_min", "clip", "hardtanh"),
     "complex": ("complex",),
     "div": ("divide", "floor_divide", "true_divide"),

@@ -43,7 +43,7 @@ def found_structure(dense: Trace, narrowed: Trace) -> tuple[EncoderRule, ...]:
         raise HwmodelError(f"{narrowed.model}: traced for {narrowed.batch} images, the dense model for {dense.batch}")
     before, after = _blocks(dense), _blocks(narrowed)
     changes = {_number(operators): _change(operators, after.get(path, []), dense.batch) for path, operators in before.items()}
-    rules = tuple(EncoderRule(blocks=blocks, **fields) for blocks, fields in _runs(changes))
+    rules = tuple(EncoderRule.model_validate({"blocks": blocks, **fields}) for blocks, fields in _runs(changes))
     _check(dense, narrowed, rules)
     return rules
 

@@ -209,7 +209,9 @@ class _Recorder:
         dtype = _DTYPES[dtypes[0]] if dtypes else None
         self.records.append(
             Record(
-                operator=row.operator.replace(constant=constant, dtype=dtype, weight_dtype=self._stored_format(row.operator, weight)),
+                operator=row.operator.replace(
+                    constant=constant, dtype=dtype, weight_dtype=self._stored_format(row.operator, weight)
+                ),
                 module=path,
                 operands=before + tuple(self.producers(value) for value in reads),
                 weight=weight,

@@ -217,7 +217,7 @@ def _narrow_attention(module: nn.Module, path: str, shapes: Shapes) -> list[str]
     readings = _readings(after, dense, next(iter(shapes.get(f"{path}.q_norm.weight", ())), None))
     if not readings:
         raise CheckpointError(
-            f"{path}: {after[0]} values for queries and {after[1]} for values do not divide into heads (the dense model has {dense})"
+            f"{path}: {after[0]} values for queries and {after[1]} for values do not divide into heads (dense: {dense})"
         )
     heads = readings[0]
     _resize(path, attention, shapes, set(zip(dense.widths, heads.widths, strict=True)))
@@ -241,7 +241,7 @@ def _set_heads(attention: nn.Module, heads: _Heads) -> None:
 
 def _uneven(path: str, attention: nn.Module, heads: _Heads) -> nn.Module:
     """timm's attention with queries and keys of another width than values, which timm itself cannot hold."""
-    from timm.layers import Attention
+    from timm.layers.attention import Attention
     from torch import nn
 
     if type(attention) is not Attention:
@@ -279,11 +279,11 @@ def _attend(q: Any, k: Any, v: Any, mask: Any, causal: bool, *, fused: bool) -> 
 def _narrow_mlp(path: str, mlp: nn.Module, shapes: Shapes) -> list[str]:
     """The hidden width is what fc2 reads; first layers stay the same multiple of it."""
     wanted = shapes.get(f"{path}.fc2.weight", ())
-    hidden = tuple(mlp.get_submodule("fc2").weight.shape)[1:]  # type: ignore[arg-type, union-attr]
+    hidden = tuple(mlp.get_submodule("fc2").state_dict()["weight"].shape)[1:]
     if len(wanted) != 2 or len(hidden) != 1 or not 1 <= wanted[1] < hidden[0]:
         return []
     first = [child for name, child in mlp.named_children() if name.startswith("fc1")]
-    multiples = {int(child.weight.shape[0]) // hidden[0] for child in first}  # type: ignore[index, union-attr, arg-type]
+    multiples = {child.state_dict()["weight"].shape[0] // hidden[0] for child in first}
     _resize(path, mlp, shapes, {(hidden[0] * times, wanted[1] * times) for times in {1, *multiples}})
     return []
 
@@ -330,8 +330,8 @@ def _describe(layer: nn.Module) -> None:
 
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif hasattr(layer, "normalized_shape") and getattr(layer, "weight", None) is not None:
-        layer.normalized_shape = tuple(layer.weight.shape)  # type: ignore[arg-type, union-attr]
+    elif hasattr(layer, "normalized_shape") and layer._parameters.get("weight") is not None:
+        setattr(layer, "normalized_shape", tuple(layer.state_dict()["weight"].shape))  # noqa: B010
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -343,7 +343,9 @@ def _compare(expected: Shapes, found: Shapes) -> None:
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
-        "misshaped": sorted(f"{name} ({has or 'scalar'}, expected {want or 'scalar'})" for name, (has, want) in sizes.items() if has != want),
+        "misshaped": sorted(
+            f"{name} ({has or 'scalar'}, expected {want or 'scalar'})" for name, (has, want) in sizes.items() if has != want
+        ),
     }
     told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if told:

@@ -155,9 +155,10 @@ def _usable(operator: Operator, content: WeightContent, block: Shape | None, whe
         return _Sparsity(pattern=TWO_OF_FOUR)
     if empty:
         return _Sparsity(mask=mask)
-    share = 1 - np.count_nonzero(content.nonzero) / content.nonzero.size
+    size = content.nonzero.size
+    count = size - np.count_nonzero(content.nonzero)
     blocks = "no block shape explains them" if mask is None else f"no {mask.block[0]}x{mask.block[1]} block is empty"
-    return _Sparsity(reason=f"{share:.1%} of the weights are zero, but scattered: {blocks}")
+    return _Sparsity(reason=f"{count} of {size} weights are zero ({count / size:.1%}), but scattered: {blocks}")
 
 
 def _given(zeros: BoolArray, block: Shape, where: str) -> BlockMask:

@@ -100,7 +100,12 @@ class StoredWeights:
         return name if name in self.shapes else next((base for base in bases if base in self.shapes), name)
 
     def _shape(self, weight: str, parts: _Parts) -> Shape:
-        shape = tuple(np.broadcast_shapes(*(self._tensors.shapes[name] for name in parts.factor)))
+        shapes = [self._tensors.shapes[name] for name in parts.factor]
+        try:
+            shape = tuple(np.broadcast_shapes(*shapes))
+        except ValueError as error:
+            told = " and ".join(f"{name} ({_text(shape)})" for name, shape in zip(parts.factor, shapes, strict=True))
+            raise CheckpointError(f"{self.where}: {told} do not make one weight: their shapes do not go together") from error
         for name in parts.mask:
             found = self._tensors.shapes[name]
             if len(found) != len(shape) or any(one not in {1, size} for one, size in zip(found, shape, strict=True)):
@@ -110,7 +115,7 @@ class StoredWeights:
     def check_numbers(self, weight: str) -> None:
         """Refuse NaN in the factors of one weight."""
         for name in self._parts[weight].factor:
-            self._check(name, self._tensors.load(name))
+            self._content(name)
 
     def read(self, weight: str) -> WeightContent:
         """Where one weight is zero.
@@ -156,6 +161,7 @@ class StoredWeights:
 
     def _check(self, name: str, tensor: Tensor) -> None:
         """Refuse NaN; one pass without a copy, for the extremes of a tensor are NaN where any value is."""
+        tensor = tensor.float() if tensor.itemsize == 1 and tensor.is_floating_point() else tensor  # 8-bit floats have no extremes
         if tensor.is_floating_point() and tensor.numel() and tensor.aminmax().min.isnan().item():
             raise CheckpointError(f"{self.where}: {name} holds NaN; training diverged, or the file is damaged")
 

@@ -189,9 +189,7 @@ def _between_parts(operators: Operators, attention: _Attention, kept: int) -> di
     )
 
 
-def narrow_heads(
-    operators: Operators, size: int, *, part: Literal["qk", "v"], images: int, edges: Edges
-) -> list[Operator]:
+def narrow_heads(operators: Operators, size: int, *, part: Literal["qk", "v"], images: int, edges: Edges) -> list[Operator]:
     """One encoder block whose heads are ``size`` wide in their queries and keys, or in their values.
 
     Parameters
@@ -209,7 +207,7 @@ def narrow_heads(
         raise ValueError(f"found {size}, but a head of the block is {before} wide")
     if size == before:
         return list(operators)
-    new = replace(old, **{part: size})
+    new = replace(old, qk=size) if part == "qk" else replace(old, v=size)
     changes = _between_projections(operators, old, new, edges)
     changes |= _between(operators, old.context, old.proj, (old.v, new.v, old.width))
     changes[old.scores] = reshaped(operators[old.scores], k=new.qk)

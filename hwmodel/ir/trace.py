@@ -28,8 +28,8 @@ class Trace:
     dtype : number format of the whole trace where no operator says otherwise; None leaves it to call or card
     versions : versions of the libraries that made the trace
     removed_macs : MACs of operators that the dense model has and pruning took out whole
-    findings : what was seen in the weights, layer by layer; empty where none were read
-    notes : what had to be assumed to read the model, one line each
+    findings : what was seen in the weights, layer by layer; empty where none were read. It changes no cost: not compared
+    notes : what had to be assumed to read the model, one line each; not compared
     design : by backend name, the fields of its design point that the recipe asks for ({"vita": {"pe": "32x32"}})
 
     Raises
@@ -47,8 +47,8 @@ class Trace:
     versions: Mapping[str, str] = field(default_factory=dict)
     design: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     removed_macs: int = 0
-    findings: tuple[WeightFinding, ...] = ()
-    notes: tuple[str, ...] = ()
+    findings: tuple[WeightFinding, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         names = [operator.name for operator in self.operators]

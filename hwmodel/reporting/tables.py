@@ -113,7 +113,11 @@ def estimates_table(estimates: Sequence[Estimate], labels: Sequence[str] | None 
 
 def families_table(found: Sequence[FamilyEstimate]) -> Table:
     """One row per device and batch: mean, p95 and worst over images, or over batches padded to their longest image."""
-    columns = ["device, mode", "one pass", *(f"{name}\n{part}" for name in ("latency", "energy") for part in ("mean", "p95", "worst"))]
+    columns = [
+        "device, mode",
+        "one pass",
+        *(f"{name}\n{part}" for name in ("latency", "energy") for part in ("mean", "p95", "worst")),
+    ]
     heads = dict.fromkeys(f"{one.family.model}, tokens depend on the image" for one in found)
     table = new_table("; ".join(heads), columns, left=2)
     cases = [Case("", one.estimates[0]) for one in found]

@@ -1,7 +1,6 @@
 """Our MACs against half of the FLOPs that PyTorch's own counter sees, on the meta device with attention in its math form.
 
-Gradients stay on: the counter follows modules through them, and fails without in models that write into a slice of a
-tensor or concatenate parameters (cait, naflexvit, pit). No model needs a correction: all of them agree exactly.
+Gradients stay on: the counter follows modules through them, and fails without them in some models (cait, naflexvit, pit).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import hwmodel as hw
 from hwmodel import cli
@@ -34,6 +35,15 @@ def pruned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     one = weights[QKV].clone()
     one[:96] = 0
     return weights | {QKV: one}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pruned: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a command, with a good and a bad checkpoint in it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(pruned, "good.pt")
+    torch.save({"weight": torch.ones(2)}, "bad.pt")
+    return tmp_path
 
 
 def kept(path: Path) -> float:
@@ -165,6 +175,38 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path, dict[str, torch.Tensor]], object
 }
 
 
+def test_factors_of_other_shapes_are_no_weight(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(weights | {"head.weight_g": torch.ones(7, 1), "head.weight_v": torch.ones(9, 64)}, path)
+    with pytest.raises(CheckpointError, match=r"head.weight_g \(7x1\) and head.weight_v \(9x64\) do not make one weight"):
+        hw.trace(MODEL, checkpoint=path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64])
+def test_every_float_format_is_read(tmp_path: Path, pruned: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    path = tmp_path / "weights.pt"
+    state = {name: tensor.to(dtype) for name, tensor in pruned.items()}
+    torch.save(state, path)
+    found = hw.trace(MODEL, checkpoint=path, block=(32, 64))
+    assert found["blocks.0.attn.qkv"].mask.kept_fraction == 0.5
+    state["norm.bias"] = torch.full((64,), torch.nan).to(dtype)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"norm.bias holds NaN"):
+        hw.trace(MODEL, checkpoint=path)
+
+
+def test_a_checkpoint_of_a_live_module(tmp_path: Path, pruned: dict[str, torch.Tensor]) -> None:
+    """The weights of the file count, not those of the module."""
+    torch.save(pruned, tmp_path / "weights.pt")
+    model = zoo.build(MODEL, device="cpu")
+    prune.random_unstructured(model.get_submodule("head"), "weight", 0.5)
+    found = hw.trace(model, checkpoint=tmp_path / "weights.pt")
+    assert [finding.operator for finding in found.findings if finding.form != "dense"] == ["blocks.0.attn.qkv"]
+    torch.save({"norm.weight": torch.ones(7)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"is no checkpoint of .*missing.*1 misshaped: norm.weight"):
+        hw.trace(model, checkpoint=tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_files_that_are_no_checkpoints(tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str) -> None:
     name, write, message = BAD_FILES[case]
@@ -192,16 +234,8 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, capfd: pytest.CaptureFixt
     ],
 )
 def test_commands_refuse_in_one_line_and_write_nothing(
-    tmp_path: Path,
-    pruned: dict[str, torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    message: str,
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save(pruned, "good.pt")
-    torch.save({"weight": torch.ones(2)}, "bad.pt")
     with pytest.raises(SystemExit) as ended:
         cli.main(list(arguments))
     told = capsys.readouterr()
@@ -210,4 +244,4 @@ def test_commands_refuse_in_one_line_and_write_nothing(
     assert told.err.count("\n") == 1
     assert message in told.err
     assert told.out == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pt", "good.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["bad.pt", "good.pt"]

@@ -11,6 +11,7 @@ from study_examples import document, model_file
 
 import hwmodel as hw
 from hwmodel.exploration.pricing import price
+from hwmodel.exploration.results import Results
 from hwmodel.exploration.study import Study, StudyError
 
 pytest.importorskip("optuna")
@@ -35,7 +36,7 @@ def example(tmp_path: Path) -> dict[str, Any]:
     )
 
 
-def search(example: dict[str, Any], folder: Path | None = None, *, workers: int | None = None, **changes: Any) -> hw.exploration.results.Results:
+def search(example: dict[str, Any], folder: Path | None = None, *, workers: int | None = None, **changes: Any) -> Results:
     plan = {**example["search"], **changes}
     return hw.explore(Study.model_validate({**example, "search": plan}), folder, workers=workers)
 
@@ -44,11 +45,12 @@ def test_every_trial_is_a_row_that_the_api_confirms(example: dict[str, Any], tmp
     frame = search(example).frame()
     assert frame.point.tolist() == list(range(24))
     assert frame.clock_hz.between(5e8, 2e9).all()
-    assert frame.clock_hz.nunique() == 24
+    assert frame.clock_hz.head(8).nunique() == 8  # later generations mix the values of earlier ones
     for row in frame.head(5).itertuples():
         trace = hw.prune(hw.load_trace(example["models"][0]["name"]), dict.fromkeys(("qkv", "fc1"), {"block": (32, 32), "density": row.density}))
         fields = {"pe": "16x16"} | {name: getattr(row, name) for name in ("clock_hz", "dram_bytes_per_s", "buffer_bytes")}
-        assert (row.latency_s, row.energy_j) == (lambda one: (one.latency_s, one.energy_j))(hw.estimate(trace, device="vita", overrides=fields))
+        one = hw.estimate(trace, device="vita", overrides=fields)
+        assert (row.latency_s, row.energy_j) == (one.latency_s, one.energy_j)
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
@@ -84,9 +86,7 @@ def test_a_search_goes_on_and_keeps_every_finished_trial(
     assert 8 < len(kept) < 16  # one whole batch, and what was done of the second
     found = search(example, tmp_path / "out").frame()
     assert len(found) == 24
-    assert [dict(params)["clock_hz"] for params in kept] == found.clock_hz.tolist()[: len(kept)] or {
-        params["clock_hz"] for params in kept
-    } <= set(found.clock_hz)
+    assert {params["clock_hz"] for params in kept} == set(found.clock_hz[: len(kept)])
     more = search(example, tmp_path / "out", trials=30).frame()
     assert more.clock_hz.tolist()[:24] == found.clock_hz.tolist()
     assert len(more) == len(hw.load_results(tmp_path / "out")) == 30

@@ -399,7 +399,7 @@ def test_block_sparse_storage_is_a_dense_product() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_packed_layers_are_refused() -> None:
-    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 8)))
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(8, 8)))
     with pytest.raises(HwmodelError, match="packed for int8"):
         hw.trace(model, example=torch.zeros(1, 8))
 

@@ -11,6 +11,9 @@ import pytest
 from hwmodel.errors import HwmodelError, RecipeError, UnknownNameError
 from hwmodel.extraction.recipe_files import find_recipe, load_recipe, recipe_names, save_recipe
 from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.token_rules import planned
+from hwmodel.extraction.token_steps import Given
+from hwmodel.extraction.tokens import Tokens
 from hwmodel.ir.masks import BlockMask, expected_mask
 
 HEAD = 'schema_version = 1\nmodel = "deit_tiny_patch16_224"\nsource = "a test"\n'
@@ -72,7 +75,7 @@ def test_every_field_is_read(read) -> None:
         (BLOCK + "density = nan\n", "layers.0.density: "),
         (BLOCK + 'density = "half"\n', "layers.0.density: expected a valid number, found 'half'"),
         (BLOCK + "dencity = 0.5\n", "layers.0.dencity: unknown key; did you mean 'density'"),
-        (BLOCK, "layers.0: says nothing: expected block with density or mask, dtype or weight_dtype"),
+        (BLOCK, "layers.0: says nothing: expected block with density or mask, sparsity, dtype or weight_dtype"),
         (LAYER, "layers.0: says nothing"),
         (LAYER + "density = 0.5\n", "layers.0: block = [out, in] and density (or mask) belong together"),
         (BLOCK + 'dtype = "int8"\n', "layers.0: block = [out, in] and density (or mask) belong together"),
@@ -91,9 +94,9 @@ def test_every_field_is_read(read) -> None:
         (BLOCK + 'mask = "gone.npz#a"\nsha256 = "0"\n', "gone.npz cannot be read (No such file or directory)"),
         (BLOCK + 'mask = "gone.npz"\n', "layers.0.mask: expected \"FILE.npz#NAME\", found 'gone.npz'"),
         (LAYER + 'mask = "gone.npz#a"\n', "layers.0.mask: needs block = [out, in] beside it"),
-        (ENCODER, "encoder.0: says nothing: expected heads, qk, v, mlp, remove, identity, tokens or keep"),
+        (ENCODER, "encoder.0: says nothing: expected heads, qk, v, mlp, remove, identity, tokens, keep or merge"),
         (ENCODER + "tokens = 3\nkeep = 0.5\n", "encoder.0: tokens and keep exclude each other"),
-        (ENCODER + "tokens = 0\n", "encoder.0.tokens: expected greater than or equal to 1, found 0"),
+        (ENCODER + "tokens = 0\n", "encoder.0.tokens: expected a count of at least 1, or {values = [...]"),
         (ENCODER + "keep = 0\n", "encoder.0.keep: expected greater than 0, found 0"),
         (ENCODER + "keep = 1.1\n", "encoder.0.keep: expected less than or equal to 1, found 1.1"),
         (ENCODER + "heads = 0\n", "encoder.0.heads: expected a count of at least 1, or a list of distinct head indices, found 0"),
@@ -101,7 +104,7 @@ def test_every_field_is_read(read) -> None:
         (ENCODER + "heads = true\n", "encoder.0.heads: expected a count of at least 1"),
         (ENCODER + "mlp = -1\n", "encoder.0.mlp: expected greater than or equal to 1, found -1"),
         (ENCODER + "{values = [1]}", "not valid TOML"),
-        (ENCODER + "tokens = {values = [9], probability = [1.0]}\n", "encoder.0.tokens: expected a valid integer"),
+        (ENCODER + "tokens = {values = [9], probability = [0.9]}\n", "encoder.0.tokens: probabilities must sum to 1, found 0.9"),
         (ENCODER + "head = 3\n", "encoder.0.head: unknown key; did you mean 'heads'"),
         (HEAD + '[[encoder]]\nblocks = "4-"\nheads = 1\n', "encoder.0.blocks: expected block indices such as"),
         (HEAD + '[[encoder]]\nblocks = "4-2"\nheads = 1\n', "encoder.0.blocks: expected block indices such as"),
@@ -249,7 +252,8 @@ def test_rules_in_python_are_checked_too() -> None:
 )
 def test_kept_fractions_are_rounded_up(patches: int, keep: float, left: int) -> None:
     """ceil(0.7 * 196 = 137.2) = 138; 0.07 * 100 is 7, whatever binary fractions make of it."""
-    assert EncoderRule(blocks="0", keep=keep).patch_tokens(patches) == left
+    tokens = Tokens(images=1, patches=patches, prefix=1, width=8)
+    assert planned([0], [EncoderRule(blocks="0", keep=keep)], tokens, "recipe") == {0: Given(left)}
 
 
 def test_recipes_need_no_torch() -> None:

@@ -56,8 +56,7 @@ CASES: dict[str, tuple[Wrap, list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "batch"), zip(CASES, [1, 3, 3, 1], strict=True))
 def test_a_recipe_is_the_wrapped_model(case: str, batch: int) -> None:
     wrap, rules = CASES[case]
     wrapped, by_recipe = hw.trace(wrap(build(TINY)), batch=batch), hw.prune(dense(batch=batch), recipe(*rules))

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload, by_key, first_design
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload, by_key
 from hwmodel.backends.tpu.lowering import LOWERINGS, LoweringName
 from hwmodel.backends.tpu.parameters import TpuParameters
 from hwmodel.backends.tpu.silicon import Work
@@ -136,13 +136,9 @@ def host_gap_s(device_s: FloatArray, workload: Workload, parameters: TpuParamete
     return np.where(total > 0, gap, 0.0)
 
 
-def bound_by(work: Work, device_s: FloatArray, gap_s: FloatArray) -> TextArray:
-    """Limiting resource of each kernel: "compute", "memory", "vector", "host" where the gap is longer, "none" if free.
-
-    Of a sweep, in its first design.
-    """
-    choices = [first_design(seconds) for seconds in (work.compute_s, work.memory_s, work.vector_s)]
-    slowest = np.argmax(np.stack(choices), axis=0)
+def bound_by(work: Work, device_s: FloatArray) -> TextArray:
+    """Limiting resource of each kernel: "compute", "memory", "vector", or "none" where nothing runs."""
+    choices = [work.compute_s, work.memory_s, work.vector_s]
+    slowest = np.argmax(np.stack(np.broadcast_arrays(*choices)), axis=0)
     names: TextArray = np.array(["compute", "memory", "vector"])[slowest]
-    names = np.where(first_design(gap_s) > first_design(device_s), "host", names)
-    return np.where(first_design(device_s + gap_s) > 0, names, "none")
+    return np.where(device_s > 0, names, "none")

@@ -1,0 +1,74 @@
+"""Speed of exploration, as ratios and figures of one run (`make bench`)."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hwmodel as hw
+from hwmodel.exploration.pareto import pareto_front
+from hwmodel.exploration.study import Study
+
+MODEL = "deit_base_patch16_224"
+
+
+def grid(device: str, field: str, count: int, **fields: Any) -> Study:
+    """``count`` x 100 card variants of DeiT-B with 32x32 blocks."""
+    vary = [{"knob": f"card.{field}", "from": 0.5, "to": 2.0, "count": count, "relative": True}]
+    vary.append({"knob": "card.clock_hz", "from": 5e8, "to": 1.5e9, "count": 100})
+    return Study.model_validate(
+        {
+            "name": "speed",
+            "models": [{"name": MODEL, "recipes": "deit_base_lsp_b32x32"}],
+            "devices": [{"name": device, **fields}],
+            "vary": vary,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "field", "modes"),
+    [("tpu-v3", "product_hbm_bytes_per_s", ["systolic"]), ("vita", "dram_bytes_per_s", ["full"]), ("a100-40gb", "dram_bytes_per_s", ["compiled"])],
+)
+def test_a_hundred_thousand_card_variants(benchmark: Any, device: str, field: str, modes: list[str]) -> None:
+    hw.explore(grid(device, field, 2, modes=modes))  # the model is extracted
+    began = time.perf_counter()
+    found = benchmark.pedantic(hw.explore, args=(grid(device, field, 1000, modes=modes),), rounds=1)
+    seconds = time.perf_counter() - began
+    operators = len(hw.trace(MODEL))
+    benchmark.extra_info["operator_evaluations_per_s"] = len(found) * operators / seconds
+    benchmark.extra_info["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert len(found) == 100_000
+
+
+@pytest.mark.parametrize("device", ["tpu-v3", "vita", "a100-40gb"])
+def test_array_form_against_the_api_point_by_point(benchmark: Any, device: str) -> None:
+    study = grid(device, "dram_bytes_per_s" if device != "tpu-v3" else "product_hbm_bytes_per_s", 100)
+    hw.explore(grid(device, study.vary[0].knob[0].removeprefix("card."), 2))
+    began = time.perf_counter()
+    frame = benchmark.pedantic(lambda: hw.explore(study).frame(), rounds=1)
+    whole = (time.perf_counter() - began) / len(frame)
+    trace = hw.prune(hw.trace(MODEL), "deit_base_lsp_b32x32")
+    field = study.vary[0].knob[0].removeprefix("card.")
+    own = hw.load_card(device).values()[field]
+    rows = frame.sample(60, random_state=0)
+    began = time.perf_counter()
+    for row in rows.itertuples():
+        one = hw.estimate(trace, device=device, overrides={field: getattr(row, field) * own, "clock_hz": row.clock_hz})
+        assert (one.latency_s, one.energy_j) == (row.latency_s, row.energy_j)
+    alone = (time.perf_counter() - began) / len(rows)
+    benchmark.extra_info["times_faster"] = alone / whole
+    assert alone / whole > 50
+
+
+def test_the_front_of_a_million_points(benchmark: Any) -> None:
+    values = np.random.default_rng(0).random((1_000_000, 3))
+    front = benchmark.pedantic(pareto_front, args=(values,), rounds=1)
+    sample = np.random.default_rng(1).choice(len(values), 300, replace=False)
+    beaten = np.array([((values <= values[row]).all(axis=1) & (values < values[row]).any(axis=1)).any() for row in sample])
+    assert (np.isin(sample, front) == ~beaten).all()
+    assert not any(((values[front] <= point).all(axis=1) & (values[front] < point).any(axis=1)).any() for point in values[front])

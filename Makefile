@@ -35,6 +35,7 @@ figures: .venv/.installed
 	$(BIN)/python analysis/table6_tpu_v3.py -o out/table6_tpu_v3.svg
 	$(BIN)/python analysis/table7_a100.py -o out/table7_a100.svg
 	$(BIN)/python analysis/orin_power_modes.py -o out/orin_power_modes.svg
+	$(BIN)/python analysis/vita_design.py -o out/vita_design.svg
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

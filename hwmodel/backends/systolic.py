@@ -373,7 +373,8 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     work = silicon.spread(silicon.total([(count, work) for count, work, _ in ran]), place)
     _, longest, device_s = ran[0]
     bound = np.take(shared(programs.bound_by(longest, device_s)), place, axis=-1)
-    runs = np.atleast_2d(longest.compute_s + longest.memory_s + longest.vector_s > 0).any(axis=0)[place]
+    worked = np.atleast_2d(longest.compute_s + longest.memory_s + longest.vector_s)
+    runs = np.asarray((worked > 0).any(axis=0))[place]
     device_s = np.take(device_s, place, axis=-1)
     gap_s = np.zeros_like(device_s)
     if options.mode == "device+host":

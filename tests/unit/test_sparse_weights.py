@@ -125,7 +125,6 @@ def test_zeros_survive_a_weight_norm(tmp_path: Path) -> None:
         assert found[QKV].mask.kept_weights == expected.sum()
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemi")
 @pytest.mark.parametrize("pruning", [with_hooks, with_parametrization])
 def test_masks_add_no_operators_and_change_no_module(pruning: Callable[[nn.Module], None]) -> None:
     model = live()
@@ -148,6 +147,7 @@ def test_two_of_four(tmp_path: Path) -> None:
     assert found[QKV].kept_macs == found[QKV].macs / 2
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemi")
 def test_a_semi_structured_tensor_is_known_by_its_class() -> None:
     """The class packs two of four values and where they are; only CUDA can make or read one, any machine can hold one."""
     model = live()

@@ -254,7 +254,9 @@ def _tornado(axes: Axes, swings: list[Swing]) -> None:
     axes.axvline(0, color=colour("ink"), lw=0.8)
     axes.set_yticks(range(len(shown)), [one.field for one in shown])
     axes.set_xlabel("change over the range of the assumed number (%)")
+    axes.use_sticky_edges = False
     axes.margins(x=0.04)
+    axes.autoscale_view()
     axes.set_title("How much each assumed number matters (same model and mask)")
     axes.legend(loc="lower right")
 

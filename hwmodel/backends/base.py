@@ -322,6 +322,23 @@ class Costs:
         return self.compute_j + self.onchip_j + self.offchip_j + self.static_j
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Occupation:
+    """When one unit of a machine works for each operator, in seconds; what the timeline draws.
+
+    Parameters
+    ----------
+    what : one sentence: what the unit is and what its busy time means
+    busy_s : (n_ops,) seconds it works for the operator; not what it waits
+    start_s : (n_ops,) seconds from the start of the operator's own slice to the first work; negative where it runs beside an
+        earlier operator
+    """
+
+    what: str
+    busy_s: FloatArray
+    start_s: FloatArray
+
+
 _MOST: Mapping[str, float] = {"bytes_per_s": 1e16, "_j": 1e-6, "_w": 1e5, "_hz": 1e12, "_s": 1.0}
 """Largest plausible value of one event, board, clock, fixed time or memory, by the unit that ends a field's name."""
 
@@ -351,7 +368,10 @@ class Backend(Protocol):
     purpose, each with the reason. Anything else is refused before :meth:`cost` is called. A backend may also have
     ``warnings(workload, parameters, options) -> list[str]``: lines about what the user would not expect, such as a layer
     that pruning makes slower; ``grouped``: fields that are numbers but choices, so that a sweep takes them one by one;
-    and ``simulated_modes``: modes in which a point takes a simulation of seconds to minutes.
+    ``simulated_modes``: modes in which a point takes a simulation of seconds to minutes;
+    ``units(workload, parameters, options) -> Mapping[str, Occupation]``: when each unit works, of one design; and
+    ``skip_unit(workload, parameters, options) -> tuple[int, int] | None``: (out, in) weights that the machine skips as one
+    where all are pruned, the largest it can use where it has several sizes; None where it skips nothing.
     """
 
     name: ClassVar[str]

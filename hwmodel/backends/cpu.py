@@ -12,7 +12,18 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, Parameters, TextArray, Workload, by_key
+from hwmodel.backends.base import (
+    BoolArray,
+    Costs,
+    FloatArray,
+    IntArray,
+    Occupation,
+    Options,
+    Parameters,
+    TextArray,
+    Workload,
+    by_key,
+)
 from hwmodel.ir.kinds import TRANSCENDENTAL
 
 Positive = Annotated[float, Field(gt=0)]
@@ -109,6 +120,25 @@ class Cpu:
         """Cost of every operator; see :class:`hwmodel.backends.base.Costs`."""
         calls = _fused(_calls(workload, options.attention), workload, options.attention)
         return _costs(calls, workload, parameters, options)
+
+    def units(self, workload: Workload, parameters: CpuParameters, options: Options) -> Mapping[str, Occupation]:
+        """When the host dispatches, the cores compute and DRAM moves bytes, of one design."""
+        calls = _fused(_calls(workload, options.attention), workload, options.attention)
+        compute, _, dram_bytes = times(calls, workload, parameters)
+        overhead = np.asarray(calls.calls * parameters.operator_s)
+        return {
+            "dispatch": Occupation(
+                what="Python and PyTorch dispatch the operator; nothing else runs meanwhile.",
+                busy_s=overhead, start_s=np.zeros_like(overhead),
+            ),
+            "cores": Occupation(
+                what="All cores: arithmetic of the operator at the rate the card reaches.", busy_s=compute, start_s=overhead
+            ),
+            "DRAM": Occupation(
+                what="Bytes beyond the last-level cache at the card's bandwidth, drawn from when the cores start.",
+                busy_s=np.asarray(dram_bytes / parameters.dram_bytes_per_s), start_s=overhead,
+            ),
+        }  # fmt: skip
 
 
 def _costs(calls: _Calls, workload: Workload, cpu: CpuParameters, options: Options) -> Costs:

@@ -311,7 +311,8 @@ class Request:
             check_dtype(dtype)
         settled = dtype or trace.dtype or card.default_dtype
         workload = Workload.of(trace, dtype=dtype, default_dtype=card.default_dtype)
-        for used in sorted({settled, *workload.dtype.tolist()}):
+        stored = set(workload.weight_dtype.tolist()) - {"int8", "int4"}  # any machine widens integers that it cannot multiply
+        for used in sorted({settled, *workload.dtype.tolist(), *stored}):
             card.check_dtype(used)
         options = Options(mode=execution, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
         label = f"{execution}+{power}" if power else execution

@@ -11,6 +11,7 @@ import typer
 from hwmodel.cli.calibrate import calibrate
 from hwmodel.cli.cost_table import cost_table
 from hwmodel.cli.devices import devices
+from hwmodel.cli.diff import diff
 from hwmodel.cli.estimate import estimate
 from hwmodel.cli.explore import explore
 from hwmodel.cli.export_scalesim import export_scalesim
@@ -51,6 +52,7 @@ app.command("trace")(trace)
 app.command("estimate")(estimate)
 app.command("report")(report)
 app.command("recipe")(recipe)
+app.command("diff")(diff)
 app.command("cost-table")(cost_table)
 app.command("export-scalesim")(export_scalesim)
 app.command("explore")(explore)

@@ -10,7 +10,18 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hwmodel.exploration.study import (
-    Accuracy, Axis, Constraint, DeviceChoice, ModelChoice, Objective, Proxy, Pruning, Search, Study, StudyError, Term,
+    Accuracy,
+    Axis,
+    Constraint,
+    DeviceChoice,
+    ModelChoice,
+    Objective,
+    Proxy,
+    Pruning,
+    Search,
+    Study,
+    StudyError,
+    Term,
 )  # fmt: skip
 
 

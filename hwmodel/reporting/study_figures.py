@@ -193,11 +193,8 @@ def _numeric(column: pd.Series[Any]) -> bool:
 def _ends(axes: Axes, place: float, column: pd.Series[Any]) -> None:
     """What the lower and upper end of one axis stand for; every text where they are few."""
     if _numeric(column):
-        texts = (
-            [(0.0, f"{column.min():.3g}"), (1.0, f"{column.max():.3g}")]
-            if column.min() < column.max()
-            else [(0.0, f"{column.min():.3g}")]
-        )
+        low, high = column.min(), column.max()
+        texts = [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")][: 1 + (low < high)]
     else:
         names = sorted(map(str, column.dropna().unique()))
         texts = [(rank / max(1, len(names) - 1), name) for rank, name in enumerate(names)]

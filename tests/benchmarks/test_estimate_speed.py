@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hwmodel as hw
+from hwmodel.backends import vita
 
 MACHINES = {"vita": "full", "tpu-v3": "device", "a100-40gb": "compiled", "agx-orin-64gb": "engine+maxn"}
 

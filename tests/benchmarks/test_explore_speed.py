@@ -35,7 +35,11 @@ def grid(device: str, field: str, count: int, **fields: Any) -> Study:
 
 @pytest.mark.parametrize(
     ("device", "field", "modes"),
-    [("tpu-v3", "product_hbm_bytes_per_s", ["systolic"]), ("vita", "dram_bytes_per_s", ["full"]), ("a100-40gb", "dram_bytes_per_s", ["compiled"])],
+    [
+        ("tpu-v3", "product_hbm_bytes_per_s", ["systolic"]),
+        ("vita", "dram_bytes_per_s", ["full"]),
+        ("a100-40gb", "dram_bytes_per_s", ["compiled"]),
+    ],
 )
 def test_a_hundred_thousand_card_variants(benchmark: Any, device: str, field: str, modes: list[str]) -> None:
     hw.explore(grid(device, field, 2, modes=modes))  # the model is extracted
@@ -53,7 +57,9 @@ def priced(problem: Problem) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(price_chunk(problem, chunk)) for chunk in problem.chunks])
 
 
-@pytest.mark.parametrize(("device", "field"), [("tpu-v3", "product_hbm_bytes_per_s"), ("vita", "dram_bytes_per_s"), ("a100-40gb", "dram_bytes_per_s")])
+@pytest.mark.parametrize(
+    ("device", "field"), [("tpu-v3", "product_hbm_bytes_per_s"), ("vita", "dram_bytes_per_s"), ("a100-40gb", "dram_bytes_per_s")]
+)
 def test_array_form_against_the_api_point_by_point(benchmark: Any, device: str, field: str) -> None:
     problem = prepare(grid(device, field, 100))
     priced(prepare(grid(device, field, 2)))

@@ -87,3 +87,21 @@ def test_identical_operators_are_found_whatever_they_are_called() -> None:
     workload = Workload.of(vit(192, depth=2), dtype="bf16", default_dtype="bf16")
     assert workload.alike[14:26].tolist() == workload.alike[2:14].tolist()
     assert len(set(workload.alike[2:14].tolist())) == 12 - 2  # the second norm and the second residual addition repeat
+
+
+def test_operators_that_differ_in_their_mask_are_not_alike() -> None:
+    """Three equal layers, one of them emptied and one with half of its blocks: three prices."""
+    layers = [hw.matmul(m=197, k=256, n=256, name=f"layer{number}") for number in range(3)]
+    for number, density in ((1, 0.0), (2, 0.5)):
+        layers[number] = layers[number].replace(mask=hw.expected_mask((256, 256), (128, 128), density))
+    for mode in ("systolic", "device"):
+        rows = hw.estimate(hw.Trace.from_operators(layers), device="tpu-v3", mode=mode).frame().latency_s
+        assert rows["layer1"] == 0 < rows["layer2"] < rows["layer0"]
+
+
+def test_an_operator_alone_and_one_inside_a_program_are_priced_apart() -> None:
+    """Nothing hides the first loads of the product that is a program by itself."""
+    rows = [hw.matmul(m=197, k=768, n=768, name=name) for name in ("alone", "first", "second")]
+    trace = hw.Trace.from_operators(rows).replace(edges=((1, 2),))
+    found = hw.estimate(trace, device="tpu-v3").frame().latency_s
+    assert found["first"] == found["second"] < found["alone"]

@@ -56,7 +56,7 @@ def test_two_processes_write_the_same_bytes_as_one(example: Study, tmp_path: Pat
 
 def test_a_worker_that_dies_costs_a_retry(example: Study, tmp_path: Path) -> None:
     problem = prepare(example.model_copy(update={"title": str(tmp_path / "mark")}))
-    found = dict((chunk.number, columns) for chunk, columns in Processes(2).run(dies_once, problem, problem.chunks))
+    found = {chunk.number: columns for chunk, columns in Processes(2).run(dies_once, problem, problem.chunks)}
     assert (tmp_path / "mark").exists()
     assert sorted(found) == list(range(len(problem.chunks)))
     for chunk in problem.chunks:
@@ -90,7 +90,12 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     pytest.importorskip("distributed")
     address = f"tcp://127.0.0.1:{free_port()}"
     paths = os.pathsep.join(path for path in sys.path if path)
-    places = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": paths}, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    places = {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": paths},
+        "stderr": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+    }
     dask = (sys.executable, "-m", "dask")
     scheduler: Any = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
     worker: Any = [*dask, "worker", address, "--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]

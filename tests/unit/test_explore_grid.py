@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> str:
 
 def alone(model: str, row: Any) -> hw.Estimate:
     """One point through the public API, without arrays."""
-    trace = hw.prune(hw.load_trace(model), dict.fromkeys(LAYERS, {"block": (32, 32), "density": row.density}))
+    trace = hw.prune(hw.load_trace(model), {name: {"block": (32, 32), "density": row.density} for name in LAYERS})
     overrides: dict[str, Any] = {"clock_hz": row.clock_hz}
     if row.device == "vita":
         overrides["pe"] = "16x16"
@@ -273,7 +273,9 @@ def test_two_runs_do_not_share_a_folder(model: str, tmp_path: Path) -> None:
 
 
 def test_more_points_than_the_limit_need_a_yes(model: str, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"75 points \(2 cases; 5 clock_hz x 2 cores x 3 density x 2 bandwidth\).*limit = 74; pass --yes"):
+    with pytest.raises(
+        StudyError, match=r"75 points \(2 cases; 5 clock_hz x 2 cores x 3 density x 2 bandwidth\).*limit = 74; pass --yes"
+    ):
         hw.explore(study(model, limit=74), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert len(hw.explore(study(model, limit=74), yes=True)) == 75

@@ -47,7 +47,9 @@ def test_every_trial_is_a_row_that_the_api_confirms(example: dict[str, Any], tmp
     assert frame.clock_hz.between(5e8, 2e9).all()
     assert frame.clock_hz.head(8).nunique() == 8  # later generations mix the values of earlier ones
     for row in frame.head(5).itertuples():
-        trace = hw.prune(hw.load_trace(example["models"][0]["name"]), dict.fromkeys(("qkv", "fc1"), {"block": (32, 32), "density": row.density}))
+        trace = hw.prune(
+            hw.load_trace(example["models"][0]["name"]), {name: {"block": (32, 32), "density": row.density} for name in ("qkv", "fc1")}
+        )
         fields = {"pe": "16x16"} | {name: getattr(row, name) for name in ("clock_hz", "dram_bytes_per_s", "buffer_bytes")}
         one = hw.estimate(trace, device="vita", overrides=fields)
         assert (row.latency_s, row.energy_j) == (one.latency_s, one.energy_j)
@@ -113,7 +115,9 @@ def test_a_search_finds_what_a_grid_finds(example: dict[str, Any]) -> None:
     """A higher clock and bandwidth never cost time here: the fastest trial approaches the corner of the space."""
     found = search({**example, "objectives": ["latency_s"]}, trials=200, batch=20, sampler="nsga2").frame()
     corner = {"pe": "16x16", "clock_hz": 2e9, "dram_bytes_per_s": 1e11, "buffer_bytes": 1e6}
-    trace = hw.prune(hw.load_trace(example["models"][0]["name"]), dict.fromkeys(("qkv", "fc1"), {"block": (32, 32), "density": 0.25}))
+    trace = hw.prune(
+        hw.load_trace(example["models"][0]["name"]), {name: {"block": (32, 32), "density": 0.25} for name in ("qkv", "fc1")}
+    )
     best = hw.estimate(trace, device="vita", overrides=corner).latency_s
     assert best <= found.latency_s.min() < 1.1 * best
     assert found.latency_s.iloc[-50:].mean() < found.latency_s.iloc[:50].mean()

@@ -36,7 +36,10 @@ def test_ranges_have_both_ends() -> None:
         ({"vary": [{"knob": "density", "values": []}]}, "vary.0: values is empty, which leaves an empty grid"),
         ({"vary": [{"knob": "density", "from": 0.0, "to": 1.0}]}, "density: a range without count or step is an infinite grid"),
         ({"vary": [{"knob": "density", "from": 0.0}]}, "vary.0: a range needs both from and to; without one end it is infinite"),
-        ({"vary": [{"knob": "density", "from": 1.0, "to": 0.5, "count": 3}]}, "from = 1 must be below to = 0.5; the range is empty"),
+        (
+            {"vary": [{"knob": "density", "from": 1.0, "to": 0.5, "count": 3}]},
+            "from = 1 must be below to = 0.5; the range is empty",
+        ),
         ({"vary": [{"knob": "density", "values": [1.0, 1.0]}]}, "values has entries twice"),
         ({"vary": [{"knob": "density", "valeus": [1.0]}]}, "vary.0.valeus: unknown key; did you mean 'values'"),
         ({"vary": [{"knob": "density", "values": [1.0], "relative": True}]}, "the knob is no card field"),
@@ -47,7 +50,7 @@ def test_ranges_have_both_ends() -> None:
     ],
 )
 def test_a_file_that_does_not_validate_is_told_by_path(example: dict[str, Any], changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(StudyError, match="study.toml: ") as error:
+    with pytest.raises(StudyError, match=r"study\.toml: ") as error:
         study_from_document({**example, **changes}, "study.toml")
     assert told in str(error.value)
 
@@ -60,7 +63,7 @@ def test_a_file_that_does_not_validate_is_told_by_path(example: dict[str, Any], 
         ({"vary": [{"knob": "keep", "values": [1.0]}], "pruning": []}, "'keep' prunes, and no [[pruning]] table"),
         ({"vary": [{"knob": "density", "values": [1.0]}], "pruning": [{"layers": "qkv"}]}, "density needs a block shape"),
         ({"vary": [{"knob": "density", "values": [0.5, 1.5]}]}, "density = 1.5: tiny on vita, full: study: pruning: layers.0.density"),
-        ({"vary": [{"knob": "card.clock_hz", "values": [1e9, 5.0]}]}, "clock_hz = 5.0: tiny on vita, full: vita: clock_hz"),
+        ({"vary": [{"knob": "card.clock_hz", "values": [1e9, 5.0]}]}, "vita: clock_hz: Input should be greater than or equal to 1000000, found 5.0"),
         ({"vary": [{"knob": "card.array_rows", "values": [64, 100.5, 128]}]}, "array_rows = 100.5: tiny on tpu-v3"),
         ({"vary": [{"knob": "dtype", "values": ["int8", "fp9"]}]}, "dtype = fp9"),
         ({"vary": [{"knob": "card.pe", "values": [1, 2], "relative": True}]}, "card.pe is relative, but vita has no number"),
@@ -77,7 +80,7 @@ def test_a_file_that_does_not_validate_is_told_by_path(example: dict[str, Any], 
     ],
 )  # fmt: skip
 def test_what_no_card_and_no_model_has_is_told(example: dict[str, Any], changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(Exception, match=".") as error:
+    with pytest.raises(Exception, match=r".") as error:
         prepare(Study.model_validate({**example, **changes}))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
@@ -87,8 +90,8 @@ def test_paths_lead_from_the_studys_own_folder(example: dict[str, Any], tmp_path
     text = 'name = "x"\n[[models]]\nname = "tiny.json"\n[[devices]]\nname = "vita"\nset = { pe = "16x16" }\n'
     (tmp_path / "x.toml").write_text(text)
     assert prepare(load_study(tmp_path / "x.toml")).size == 1
-    with pytest.raises(StudyError, match="none.toml: cannot be read"):
+    with pytest.raises(StudyError, match=r"none\.toml: cannot be read"):
         load_study(tmp_path / "none.toml")
     (tmp_path / "x.toml").write_text("name = ")
-    with pytest.raises(StudyError, match="x.toml: not valid TOML"):
+    with pytest.raises(StudyError, match=r"x\.toml: not valid TOML"):
         load_study(tmp_path / "x.toml")

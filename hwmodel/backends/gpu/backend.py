@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Options, TextArray, Workload, by_key
+from hwmodel.backends.base import BoolArray, Costs, FloatArray, IntArray, Occupation, Options, TextArray, Workload, by_key
 from hwmodel.backends.gpu import fusion
 from hwmodel.backends.gpu.attention import GENERATIONS, Attentions, attention_seconds
 from hwmodel.backends.gpu.fusion import Kernel, plan
@@ -16,7 +16,7 @@ from hwmodel.backends.gpu.lowering import CHEAP_SHARE, AttentionColumns, Lowered
 from hwmodel.backends.gpu.parameters import GpuParameters, arithmetic
 from hwmodel.backends.gpu.power import Energies, capped
 from hwmodel.backends.gpu.products import TILES, Products, product_seconds
-from hwmodel.backends.gpu.sparse import SEMI_ENERGY, SEMI_STRUCTURED, occupied_share, skip_unit, sparse_seconds
+from hwmodel.backends.gpu.sparse import SEMI_ENERGY, SEMI_STRUCTURED, SIDES, occupied_share, skip_unit, sparse_seconds
 from hwmodel.backends.gpu.vector import Streams, stream_seconds
 from hwmodel.ir.masks import Mask
 
@@ -62,6 +62,18 @@ class Gpu:
         kernels = workload.once(asked, lambda: plan(workload, options.mode, options.attention))
         priced = _price(workload, kernels, parameters, options)
         return _Ledger(workload, kernels, parameters, options).settle(priced)
+
+    def units(self, workload: Workload, parameters: GpuParameters, options: Options) -> Mapping[str, Occupation]:
+        """When launches, arithmetic units and DRAM work for each operator, of one design."""
+        from hwmodel.backends.gpu.occupation import occupations
+
+        asked = ("gpu kernels", options.mode, options.attention)
+        kernels = workload.once(asked, lambda: plan(workload, options.mode, options.attention))
+        return occupations(workload, _lowered(workload, kernels, parameters, options), self.cost(workload, parameters, options), parameters)
+
+    def skip_unit(self, workload: Workload, parameters: GpuParameters, options: Options) -> tuple[int, int]:
+        """The largest blocks that block-sparse kernels skip; they skip smaller ones at a lower rate."""
+        return SIDES[0], SIDES[0]
 
     def warnings(self, workload: Workload, parameters: GpuParameters, options: Options) -> list[str]:
         """Pruned layers whose sparse kernel is slower than the dense one, with the break-even density."""

@@ -36,8 +36,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hwmodel.backends.base import Costs, FloatArray, Options, TextArray, Workload, shared
-from hwmodel.backends.tpu import cores, ispass2020, paper_fit, programs, silicon
+from hwmodel.backends.base import Costs, FloatArray, Occupation, Options, TextArray, Workload, shared
+from hwmodel.backends.tpu import cores, ispass2020, occupation, paper_fit, programs, silicon
 from hwmodel.backends.tpu.energy import Joules, joules
 from hwmodel.backends.tpu.parameters import TpuParameters
 
@@ -275,6 +275,20 @@ class Tpu:
         """Cost of every operator."""
         return _costs(workload, parameters, options)[0]
 
+    def units(self, workload: Workload, parameters: TpuParameters, options: Options) -> Mapping[str, Occupation]:
+        """When arrays, vector unit, memory and host work for each operator, of one design."""
+        costs = self.cost(workload, parameters, options)
+        if options.mode in _ONE_ARRAY:
+            return occupation.of_array(costs)
+        ran = _Ran.of(workload, parameters)
+        return occupation.of_core(silicon.spread(ran.longest, ran.place), costs)
+
+    def skip_unit(self, workload: Workload, parameters: TpuParameters, options: Options) -> tuple[int, int] | None:
+        """(outputs, inputs) of one array; nothing is skipped on one array that keeps no weights."""
+        if options.mode in _ONE_ARRAY and parameters.dataflow != "ws" and options.mode != "paper-fit":
+            return None
+        return int(parameters.array_cols), int(parameters.array_rows)
+
 
 def energy_by_unit(workload: Workload, parameters: TpuParameters, options: Options) -> Joules:
     """Joules of each operator split into systolic arrays, vector unit, on-chip memory, HBM and static power.
@@ -362,20 +376,13 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
     The core with the most images decides the time of every row; events of all cores are added up, static power is the
     chip's. The host dispatches to all cores at once.
     """
-    p = parameters
-    leaders = workload.once(("tpu kernels", p.lowering), lambda: programs.kernel_leaders(workload, p.lowering))
-    rows, place = programs.distinct_kernels(workload, leaders)
-    few, alone = workload.only(rows), programs.alone(workload)[rows]
-    ran = [
-        (count, *_core_work(cores.part(few, images), place[leaders[rows]], alone, p))
-        for images, count in cores.shares(workload.trace.batch, p)
-    ]
-    work = silicon.spread(silicon.total([(count, work) for count, work, _ in ran]), place)
-    _, longest, device_s = ran[0]
-    bound = np.take(shared(programs.bound_by(longest, device_s)), place, axis=-1)
+    p, ran = parameters, _Ran.of(workload, parameters)
+    place, leaders, longest = ran.place, ran.leaders, ran.longest
+    work = silicon.spread(ran.total, place)
+    bound = np.take(shared(programs.bound_by(longest, ran.device_s)), place, axis=-1)
     worked = np.atleast_2d(longest.compute_s + longest.memory_s + longest.vector_s)
     runs = np.asarray((worked > 0).any(axis=0))[place]
-    device_s = np.take(device_s, place, axis=-1)
+    device_s = np.take(ran.device_s, place, axis=-1)
     gap_s = np.zeros_like(device_s)
     if options.mode == "device+host":
         gap_s = programs.host_gap_s(device_s, workload, p)
@@ -391,6 +398,29 @@ def device_costs(workload: Workload, parameters: TpuParameters, options: Options
         bound=bound, kernel=_kernels(workload, runs, leaders), fused_into=leaders,
     )  # fmt: skip
     return costs, energy
+
+
+class _Ran(NamedTuple):
+    """What all cores do for each distinct kernel, and what the core with the most images does and how long it takes."""
+
+    total: silicon.Work
+    longest: silicon.Work
+    device_s: FloatArray
+    place: npt.NDArray[np.int64]
+    leaders: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, workload: Workload, parameters: TpuParameters) -> _Ran:
+        p = parameters
+        leaders = workload.once(("tpu kernels", p.lowering), lambda: programs.kernel_leaders(workload, p.lowering))
+        rows, place = programs.distinct_kernels(workload, leaders)
+        few, alone = workload.only(rows), programs.alone(workload)[rows]
+        ran = [
+            (count, *_core_work(cores.part(few, images), place[leaders[rows]], alone, p))
+            for images, count in cores.shares(workload.trace.batch, p)
+        ]
+        _, longest, device_s = ran[0]
+        return cls(silicon.total([(count, work) for count, work, _ in ran]), longest, device_s, place, leaders)
 
 
 def _core_work(

@@ -72,7 +72,8 @@ def _array(values: Any, wanted: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     if pa.types.is_dictionary(wanted):
-        return pa.array(values, type=pa.string(), from_pandas=True).dictionary_encode().cast(wanted)
+        texts = [None if value is None else str(value) for value in values.tolist()]
+        return pa.array(texts, type=pa.string()).dictionary_encode().cast(wanted)
     if values.dtype == object:
         return pa.array(values.tolist(), type=wanted)
     if pa.types.is_integer(wanted):

@@ -203,7 +203,8 @@ def _ends(axes: Axes, place: float, column: pd.Series[Any]) -> None:
         up = height == 1.0
         axes.annotate(
             text, (place, height), xytext=(0, 4 if up else -4), textcoords="offset points", ha="center",
-            va="bottom" if up else "top", fontsize=7.5, color=colour("muted"), bbox={"fc": colour("paper"), "ec": "none", "pad": 0.6, "alpha": 0.8}, zorder=4,
+            va="bottom" if up else "top", fontsize=7.5, color=colour("muted"), zorder=4,
+            bbox={"fc": colour("paper"), "ec": "none", "pad": 0.6, "alpha": 0.8},
         )  # fmt: skip
 
 

@@ -44,3 +44,20 @@ def test_a_thousand_designs_at_once(benchmark, deit_base: hw.Trace, device: str)
     together_s = (time.perf_counter() - started) / len(clocks)
     assert sweep.latency_s[0] == pytest.approx(one.latency_s, rel=1e-12)
     assert together_s < alone_s / 5
+
+
+def test_a_million_designs_of_vita(benchmark, deit_base: hw.Trace) -> None:
+    """Totals only, two threads: meant to stay under 20 s and 1 GB; far cheaper per design than one at a time."""
+    rng = np.random.default_rng(0)
+    count = 1_000_000
+    designs = {
+        "pe": "32x32", "pe_count": rng.integers(1, 33, count), "dram_bytes_per_s": rng.uniform(6e9, 1e11, count),
+        "buffer_bytes": rng.uniform(131072, 4e6, count), "clock_hz": rng.uniform(0.5e9, 2e9, count),
+    }  # fmt: skip
+    started = time.perf_counter()
+    hw.estimate(deit_base, device="vita", mode="chip", overrides={"pe": "32x32"})
+    alone_s = time.perf_counter() - started
+    started = time.perf_counter()
+    found = benchmark.pedantic(lambda: vita.sweep(deit_base, designs), rounds=1)
+    assert len(found.latency_s) == count
+    assert (time.perf_counter() - started) / count < alone_s / 100

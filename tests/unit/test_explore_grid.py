@@ -190,10 +190,12 @@ def test_a_run_goes_on_with_what_is_missing(model: str, tmp_path: Path) -> None:
     parts[3].unlink()
     parts[5].write_bytes(parts[5].read_bytes()[:-9])  # cut short
     parts[7].write_bytes(parts[8].read_bytes()[:200])
+    hw.explore(study(model, name="another"), tmp_path / "another")
+    parts[9].write_bytes(parts_of(tmp_path / "another")[9].read_bytes())
     (second / "points" / ".part-000003.parquet.77.part").write_bytes(b"half")
     done: list[tuple[int, int]] = []
     hw.explore(study(model), second, progress=lambda *pair: done.append(pair))
-    assert done == [(60, 75), (65, 75), (70, 75), (75, 75)]
+    assert done == [(55, 75), (60, 75), (65, 75), (70, 75), (75, 75)]
     assert bytes_below(second) == whole
     assert pd.read_parquet(second / "points", engine="pyarrow", use_threads=False).shape[0] == 75
 

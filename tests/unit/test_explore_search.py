@@ -48,7 +48,8 @@ def test_every_trial_is_a_row_that_the_api_confirms(example: dict[str, Any], tmp
     assert frame.clock_hz.head(8).nunique() == 8  # later generations mix the values of earlier ones
     for row in frame.head(5).itertuples():
         trace = hw.prune(
-            hw.load_trace(example["models"][0]["name"]), {name: {"block": (32, 32), "density": row.density} for name in ("qkv", "fc1")}
+            hw.load_trace(example["models"][0]["name"]),
+            {name: {"block": (32, 32), "density": row.density} for name in ("qkv", "fc1")},
         )
         fields = {"pe": "16x16"} | {name: getattr(row, name) for name in ("clock_hz", "dram_bytes_per_s", "buffer_bytes")}
         one = hw.estimate(trace, device="vita", overrides=fields)

@@ -78,7 +78,7 @@ def test_orin_tokens() -> None:
     for mode, arithmetic in ((study.FASTEST, False), (study.SLOWEST, True)):
         rows = hw.estimate(trace, device="agx-orin-64gb", mode=mode).frame()
         share = rows[rows.bound == "compute"].latency_s.sum() / rows.latency_s.sum()
-        assert (share > 0.5) is arithmetic
+        assert bool(share > 0.5) is arithmetic
     assert study.as_figure(frame, ".png").startswith(b"\x89PNG")
 
 

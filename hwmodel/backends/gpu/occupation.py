@@ -26,7 +26,7 @@ def occupations(workload: Workload, lowered: Lowered, costs: Costs, gpu: GpuPara
     per_s = by_key(gpu.macs_per_clock_sm, formats, "macs_per_clock_sm") * gpu.sm_count * gpu.clock_hz
     multiply = _on_kernels(costs.executed_macs / per_s, costs)
     vector = _vector(lowered, gpu, len(workload))
-    dram = costs.dram_bytes / gpu.dram_bytes_per_s
+    dram = np.minimum(costs.dram_bytes / gpu.dram_bytes_per_s, costs.latency_s - costs.gap_s)
     cuda = formats[costs.fused_into] == "fp32"
 
     def within(busy: FloatArray) -> FloatArray:
@@ -45,7 +45,7 @@ def occupations(workload: Workload, lowered: Lowered, costs: Costs, gpu: GpuPara
         "tensor cores": told(f"Executed MACs {_LEAST}", np.where(cuda, 0.0, multiply)),
         "CUDA cores (products)": told(f"Executed fp32 MACs {_LEAST}", np.where(cuda, multiply, 0.0)),
         "vector and special functions": told(f"Instructions without products, softmax included, {_LEAST}", vector),
-        "DRAM": told(f"Bytes to and from DRAM {_LEAST}", dram),
+        "DRAM": told(f"Bytes to and from DRAM {_LEAST} At most the slice: the L2 may serve part of them.", dram),
     }
 
 

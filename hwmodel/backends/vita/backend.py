@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from hwmodel.backends.base import Costs, FloatArray, IntArray, Number, Options, Parameters, TextArray, Workload, by_key
+from hwmodel.backends.base import Costs, FloatArray, IntArray, Number, Occupation, Options, Parameters, TextArray, Workload, by_key
 from hwmodel.backends.vita.area import areas_mm2
 from hwmodel.backends.vita.machine import Prepared, Run
 from hwmodel.backends.vita.notes import notes
+from hwmodel.backends.vita.occupation import occupations, of_paper
 from hwmodel.backends.vita.parameters import CHIP_MODE, Design, ProcessingElement, VitaParameters, choose_pe, count_pes
 from hwmodel.backends.vita.timing import product_cycles
 
@@ -44,6 +45,20 @@ class Vita:
             return _paper(workload, parameters, options, pe)
         prepared = Prepared.of(workload, pe)
         return _by_operator(prepared, prepared.run(parameters, options), parameters)
+
+    def units(self, workload: Workload, parameters: VitaParameters, options: Options) -> Mapping[str, Occupation]:
+        """When PEs, special-function unit and DRAM work for each operator, of one design."""
+        pe = choose_pe(workload, parameters)
+        if options.mode == "paper":
+            return of_paper(self.cost(workload, parameters, options), parameters)
+        prepared = Prepared.of(workload, pe)
+        pes = float(count_pes(pe, parameters, options.mode))
+        return occupations(prepared.units, prepared.run(parameters, options), pes, parameters)
+
+    def skip_unit(self, workload: Workload, parameters: VitaParameters, options: Options) -> tuple[int, int]:
+        """(out, in) of the PE: a tile of its shape without a kept block is never visited."""
+        pe = choose_pe(workload, parameters)
+        return pe.out, pe.in_
 
     def warnings(self, workload: Workload, parameters: VitaParameters, options: Options) -> list[str]:
         """What the PE wastes: masks whose blocks it does not divide, layers smaller than it."""

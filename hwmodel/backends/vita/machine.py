@@ -11,7 +11,7 @@ from hwmodel.backends.vita.balance import Jobs, Shares, jobs_of
 from hwmodel.backends.vita.energy import Energy, energy
 from hwmodel.backends.vita.memory import streams
 from hwmodel.backends.vita.parameters import Design, ProcessingElement, VitaParameters
-from hwmodel.backends.vita.timing import Work, exposed_cycles, product_time, special_passes
+from hwmodel.backends.vita.timing import ProductTime, Work, exposed_cycles, product_time, special_passes
 from hwmodel.backends.vita.units import Units, units_of
 
 _NO_JOBS = Jobs(0.0, 0)
@@ -22,7 +22,8 @@ class Run:
     """What each distinct unit costs; (n,) or (designs, n).
 
     ``pe_cycles`` is the time that PEs work or wait for the longest share, all PEs together; ``busy_pe_cycles`` the part of it
-    in which they work. ``starved`` units wait for a supplier of data.
+    in which they work. ``starved`` units wait for a supplier of data. ``products`` and ``function_cycles`` are what the PEs and
+    the special-function unit take for each unit, ``transfer_cycles`` what DRAM takes.
     """
 
     cycles: FloatArray
@@ -32,6 +33,9 @@ class Run:
     pe_cycles: FloatArray
     busy_pe_cycles: FloatArray
     starved: BoolArray
+    products: ProductTime
+    function_cycles: FloatArray
+    transfer_cycles: FloatArray
 
     def bound(self, product: BoolArray) -> TextArray:
         """What limits each unit: "compute", "memory" (PEs or the special functions wait for data), "vector" or "none"."""
@@ -81,5 +85,6 @@ class Prepared:
         return Run(
             cycles=cycles, energy=spent, dram_bytes=moved.dram_bytes, executed_macs=executed,
             pe_cycles=design.pes * longest * own.m, busy_pe_cycles=work.tiles * own.m,
-            starved=np.where(product, products.starved, transfer > busy),
+            starved=np.where(product, products.starved, transfer > busy), products=products, function_cycles=busy,
+            transfer_cycles=transfer,
         )  # fmt: skip

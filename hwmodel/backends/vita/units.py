@@ -106,7 +106,7 @@ def _edges(workload: Workload, owner: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _neighbours(operators: Sequence[Operator], edges: Sequence[tuple[int, int]]) -> list[_Beside]:
-    """Which products each special function runs beside. A product hides at most one of them.
+    """Which products each special function runs beside. A product hides one of them at most, or less work could take longer.
 
     An elementwise function or a softmax whose only input is a product, and whose output a product reads, runs while the
     first is still at work and the second has begun. A residual sum runs beside the product it adds to.
@@ -127,8 +127,7 @@ def _neighbours(operators: Sequence[Operator], edges: Sequence[tuple[int, int]])
         elif operator.kind == "add" and sources:
             pair = _Beside(sources[-1])
         if pair.after != NOBODY:
-            taken.add(pair.after)
-            taken |= {pair.before} if pair.before != NOBODY and not operators[pair.before].parameter else set()
+            taken |= set(pair) - {NOBODY}
         found.append(pair)
     return found
 

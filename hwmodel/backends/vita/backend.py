@@ -62,6 +62,8 @@ class Vita:
 
     def warnings(self, workload: Workload, parameters: VitaParameters, options: Options) -> list[str]:
         """What the PE wastes: masks whose blocks it does not divide, layers smaller than it."""
+        if not (workload.family == "product").any():
+            return []
         return notes(workload, choose_pe(workload, parameters), timed=self.kinds(options.mode))
 
     def area_mm2(

@@ -19,6 +19,7 @@ from hwmodel.cli.measure import measure
 from hwmodel.cli.printing import print_line
 from hwmodel.cli.recipe import recipe
 from hwmodel.cli.report import report
+from hwmodel.cli.timeline import timeline
 from hwmodel.cli.trace import trace
 from hwmodel.cli.validate import validate
 from hwmodel.errors import HwmodelError
@@ -53,6 +54,7 @@ app.command("estimate")(estimate)
 app.command("report")(report)
 app.command("recipe")(recipe)
 app.command("diff")(diff)
+app.command("timeline")(timeline)
 app.command("cost-table")(cost_table)
 app.command("export-scalesim")(export_scalesim)
 app.command("explore")(explore)

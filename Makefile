@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: report test test-slow bench lint figures clean
+.PHONY: report test test-slow bench lint figures studies clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,13 @@ figures: .venv/.installed
 	$(BIN)/python analysis/table7_a100.py -o out/table7_a100.svg
 	$(BIN)/python analysis/orin_power_modes.py -o out/orin_power_modes.svg
 	$(BIN)/python analysis/vita_design.py -o out/vita_design.svg
+
+studies: .venv/.installed
+	mkdir -p out
+	$(BIN)/python analysis/systolic_array.py -o out/systolic_array.svg
+	$(BIN)/python analysis/vita_pe.py -o out/vita_pe.svg
+	$(BIN)/python analysis/orin_tokens.py -o out/orin_tokens.svg
+	$(BIN)/python analysis/break_even_a100.py -o out/break_even_a100.svg
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 import hwmodel as hw
 from hwmodel.files import check_writable, write_file
+from hwmodel.reporting.study_figures import log_scale
 from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
 
 STUDY = Path(__file__).parent / "studies" / "orin_tokens.toml"
@@ -75,10 +75,8 @@ def as_figure(frame: pd.DataFrame, suffix: str = ".svg") -> bytes:
                     own.latency_s / batch * 1e3, own.energy_j / batch * 1e3, line, marker=marker, markersize=4,
                     color=colour(device_token(number)), label=label,
                 )  # fmt: skip
-        axes.set(title=f"batch {batch}", xscale="log", xlabel="latency per image (ms)")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(title=f"batch {batch}", xlabel="latency per image (ms)")
+        log_scale(axes, "x", frame.latency_s[frame.batch == batch] / batch * 1e3)
         axes.grid(axis="both", which="major")
     figure.axes[0].set_ylabel("energy per image (mJ)")
     kept = sorted(frame.keep.unique())

@@ -13,13 +13,12 @@ from typing import Annotated, Literal
 
 import pandas as pd
 import typer
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 import hwmodel as hw
 from hwmodel.exploration.pareto import pareto_front
 from hwmodel.files import check_writable, write_file
+from hwmodel.reporting.study_figures import log_scale
 from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
 
 STUDY = Path(__file__).parent / "studies" / "systolic_array.toml"
@@ -86,7 +85,9 @@ def as_figure(frame: pd.DataFrame, suffix: str = ".svg") -> bytes:
                 front = some.iloc[pareto_front(some[["latency_s", "energy_j"]].to_numpy())]
                 axes.scatter(front.ms, front.mj, s=90, facecolors="none", edgecolors=colour("ink"), zorder=3)
             axes.set(title=f"{model}, {label}", xlabel=f"latency of {own.batch.iloc[0]} images (ms)")
-            plain_log_axes(axes)
+            log_scale(axes, "x", own.ms)
+            log_scale(axes, "y", own.mj)
+            axes.grid(axis="both", which="major")
         row[0].set_ylabel("energy per image (mJ)")
     figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
     return figure_file(figure, suffix)
@@ -107,16 +108,6 @@ def _legend() -> list[Line2D]:
     )
     dots = Line2D([], [], marker="o", linestyle="", markersize=3, color=colour("grid"), label="every design")
     return [*sides, *lines, ring, dots]
-
-
-def plain_log_axes(axes: Axes) -> None:
-    """Logarithmic scales whose ticks read 1, 2, 5, 10 (the style knows no mathematical text)."""
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="both", which="major")
 
 
 def main(output: Annotated[Path | None, typer.Option("-o", help="figure to write (.svg, .png, .pdf)")] = None) -> None:

@@ -13,10 +13,10 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import typer
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 import hwmodel as hw
 from hwmodel.files import check_writable, write_file
+from hwmodel.reporting.study_figures import log_scale
 from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
 
 STUDY = Path(__file__).parent / "studies" / "vita_pe.toml"
@@ -97,11 +97,10 @@ def as_figure(frame: pd.DataFrame, suffix: str = ".svg") -> bytes:
         line = {"marker": MARKERS[number], "color": colour(device_token(number)), "label": shape}
         right.plot(own.area_mm2, own.latency_s * 1e3, markersize=5, **line)
     right.set_title(f"32x32 blocks, density {DENSITY:g}, 1 to 32 PEs")
-    right.set(xlabel="area (mm², assumed)", ylabel="latency (ms)", xscale="log", yscale="log")
-    for axis in (right.xaxis, right.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    right.set(xlabel="area (mm², assumed)", ylabel="latency (ms)")
+    drawn = frame[frame["PE shape"].isin(table.index) & (frame.block == "32x32") & (frame.density == DENSITY)]
+    log_scale(right, "x", drawn.area_mm2)
+    log_scale(right, "y", drawn.latency_s * 1e3)
     right.grid(axis="both", which="major")
     right.legend(title="PE shape")
     return figure_file(figure, suffix)

@@ -367,7 +367,8 @@ class Backend(Protocol):
     ``kinds`` lists operator kinds or whole families it models; ``free`` lists kinds or families that cost nothing on
     purpose, each with the reason. Anything else is refused before :meth:`cost` is called. A backend may also have
     ``warnings(workload, parameters, options) -> list[str]``: lines about what the user would not expect, such as a layer
-    that pruning makes slower; ``grouped``: fields that are numbers but choices, so that a sweep takes them one by one;
+    that pruning makes slower; ``choices``: which of attention and sparse_kernel it heeds (others are told to change
+    nothing); ``grouped``: fields that are numbers but choices, so that a sweep takes them one by one;
     ``simulated_modes``: modes in which a point takes a simulation of seconds to minutes;
     ``units(workload, parameters, options) -> Mapping[str, Occupation]``: when each unit works, of one design; and
     ``skip_unit(workload, parameters, options) -> tuple[int, int] | None``: (out, in) weights that the machine skips as one

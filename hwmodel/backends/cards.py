@@ -75,6 +75,8 @@ class Score(BaseModel):
     p90: NotNegative
     max: NotNegative
     bias: Annotated[float, Field(allow_inf_nan=False)]
+    rank: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Spearman's rank correlation of predictions and measurements; None for fewer than three rows."""
     band: bool
     """Whether whole-model estimates of this mode take their error band from this line."""
 

@@ -107,6 +107,7 @@ class Cpu:
     name: ClassVar[str] = "cpu"
     modes: ClassVar[tuple[str, ...]] = ("eager",)
     parameters: ClassVar[type[CpuParameters]] = CpuParameters
+    choices: ClassVar[frozenset[str]] = frozenset({"attention"})
 
     def kinds(self, mode: str) -> frozenset[str]:
         """Every family."""

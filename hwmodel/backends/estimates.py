@@ -15,7 +15,7 @@ import numpy as np
 from hwmodel.backends.base import AttentionChoice, Costs, FloatArray, Options, Scope, SparseChoice, Workload, evaluate
 from hwmodel.backends.cards import Card, Fidelity, Score, load_card
 from hwmodel.backends.registry import get_backend
-from hwmodel.errors import UnknownNameError
+from hwmodel.errors import HwmodelError, UnknownNameError
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.trace import Trace
 
@@ -114,12 +114,13 @@ class Estimate:
         return self.options.mode
 
     @property
+    def _request(self) -> Request:
+        return Request(workload=self.workload, card=self.card, mode=self.mode, dtype=self.dtype, options=self.options)
+
+    @property
     def fidelity(self) -> dict[str, Fidelity]:
         """How far to trust latency and energy; "assumed" where card fields were overridden by hand."""
-        if self.overrides:
-            return {"latency": "assumed", "energy": "assumed"}
-        mode = self.card.fidelity[self.execution_mode]
-        return {"latency": mode.latency, "energy": mode.energy}
+        return self._request.fidelity(self.overrides)
 
     def error_band(self, quantity: str = "latency") -> Score | None:
         """The scoreboard's line for this mode and dtype; None where nothing was measured, or the card was overridden."""
@@ -133,8 +134,10 @@ class Estimate:
     @cached_property
     def warnings(self) -> list[str]:
         """Lines about what a user would not expect, such as layers that pruning makes slower; of a sweep, its first design."""
-        tell = getattr(get_backend(self.card.backend), "warnings", None)
-        return [] if tell is None else tell(self.workload, self.card.resolve(self.mode, self.overrides), self.options)
+        backend = get_backend(self.card.backend)
+        tell = getattr(backend, "warnings", None)
+        own = [] if tell is None else tell(self.workload, self.card.resolve(self.mode, self.overrides), self.options)
+        return [*_idle_choices(self.options, getattr(backend, "choices", frozenset())), *own]
 
     @property
     def energy_by_component_j(self) -> dict[str, Any]:
@@ -151,12 +154,7 @@ class Estimate:
     @property
     def area_mm2(self) -> dict[str, Any]:
         """Silicon area by component in square millimetres; empty where the backend does not tell."""
-        tell = getattr(get_backend(self.card.backend), "area_mm2", None)
-        if tell is None:
-            return {}
-        parameters = self.card.resolve(self.mode, self.overrides)
-        parts: dict[str, Any] = tell(parameters, mode=self.execution_mode, workload=self.workload)
-        return {name: float(area) if np.ndim(area) == 0 else np.asarray(area).reshape(-1) for name, area in parts.items()}
+        return self._request.area_mm2(self.overrides)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -243,6 +241,13 @@ class Estimate:
         }
 
 
+def _idle_choices(options: Options, honoured: frozenset[str]) -> list[str]:
+    """One line for every kernel choice that was asked for and that a backend does not have."""
+    asked = {name: getattr(options, name) for name in ("attention", "sparse_kernel")}
+    idle = [name for name, choice in asked.items() if name not in honoured and choice != getattr(Options, name)]
+    return [f"{name}={asked[name]!r} changes nothing here: this machine has one way to do it" for name in idle]
+
+
 def estimate(
     trace: Trace,
     *,
@@ -304,6 +309,9 @@ class Request:
         scope: Scope = "board",
     ) -> Request:
         """Check what :func:`estimate` was asked, which takes the same arguments."""
+        if not isinstance(trace, Trace):
+            found = f"the name {trace!r}" if isinstance(trace, str) else type(trace).__name__
+            raise HwmodelError(f"estimate prices a trace, got {found}; make one with hw.trace(...) or hw.load_trace(...)")
         card = device if isinstance(device, Card) else load_card(device)
         check_choices(attention=attention, sparse_kernel=sparse_kernel, scope=scope)
         execution, power = card.split_mode(mode)
@@ -322,6 +330,22 @@ class Request:
         """Cost of every operator, with some fields of the card replaced."""
         parameters = self.card.resolve(self.mode, overrides)
         return evaluate(get_backend(self.card.backend), self.workload, parameters, self.options)
+
+    def fidelity(self, overrides: Mapping[str, Any]) -> dict[str, Fidelity]:
+        """See :attr:`Estimate.fidelity`."""
+        if overrides:
+            return {"latency": "assumed", "energy": "assumed"}
+        mode = self.card.fidelity[self.options.mode]
+        return {"latency": mode.latency, "energy": mode.energy}
+
+    def area_mm2(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """See :attr:`Estimate.area_mm2`; arrays of shape (designs,) where overrides are arrays."""
+        tell = getattr(get_backend(self.card.backend), "area_mm2", None)
+        if tell is None:
+            return {}
+        parameters = self.card.resolve(self.mode, overrides)
+        parts: dict[str, Any] = tell(parameters, mode=self.options.mode, workload=self.workload)
+        return {name: float(area) if np.ndim(area) == 0 else np.asarray(area).reshape(-1) for name, area in parts.items()}
 
 
 def check_choices(**chosen: str) -> None:

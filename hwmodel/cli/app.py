@@ -13,6 +13,7 @@ from hwmodel.cli.cost_table import cost_table
 from hwmodel.cli.devices import devices
 from hwmodel.cli.diff import diff
 from hwmodel.cli.estimate import estimate
+from hwmodel.cli.explain import explain
 from hwmodel.cli.explore import explore
 from hwmodel.cli.export_scalesim import export_scalesim
 from hwmodel.cli.measure import measure
@@ -53,6 +54,7 @@ app.command("trace")(trace)
 app.command("estimate")(estimate)
 app.command("report")(report)
 app.command("recipe")(recipe)
+app.command("explain")(explain)
 app.command("diff")(diff)
 app.command("timeline")(timeline)
 app.command("cost-table")(cost_table)

@@ -119,23 +119,29 @@ def _tell(table: CostTable, output: str) -> None:
 
 
 def _roles(table: CostTable) -> Any:
-    from rich.table import Table
-
+    """Latency of all layers of a role at some densities, one row per role and point of the other axes."""
     from hwmodel.exploration.costs import plain_values
+    from hwmodel.reporting.tables import new_table, plain_row
+    from hwmodel.reporting.units import si
 
     about, rows = table.about, table.rows[table.rows.group == "layer"]
     known = np.sort(rows.density.unique())
     densities = known[np.unique(np.linspace(0, len(known) - 1, _SHOWN).round().astype(int))]
-    shown = Table(title=f"{about['model']} on {about['device']}, {about['mode']}: milliseconds of all layers of a role, by density")
-    keys = ["block_out", "block_in", "batch", "dtype", "tokens", "heads", "role"]
-    for head in ("block", *keys[2:], "layers", *(f"{density:g}" for density in densities), "break-even"):
-        shown.add_column(head, justify="left" if head in {"role", "dtype"} else "right")
+    title = f"{about['model']} on {about['device']}, {about['mode']}; latency of all layers of a role, by density"
+    columns = ["role", "dtype", "block", "batch", "tokens", "heads", "layers", *(f"{one:g}" for one in densities), "break-even"]
+    shown = new_table(title, columns, left=2)
+    keys = ["role", "dtype", "block_out", "block_in", "batch", "tokens", "heads"]
     for _, group in rows.groupby(keys, sort=False, dropna=False):
         by_density = group.groupby("density").latency_s.sum()
-        out, depth, *axes = (plain_values(group[key].head(1))[0] for key in keys)
-        limits = dict.fromkeys(f"{end:.0%}" for end in (group.break_even_density.min(), group.break_even_density.max()))
-        shown.add_row(
-            f"{out}x{depth}", *("-" if value in (None, "") else str(value) for value in axes), str(group.name.nunique()),
-            *(f"{by_density[density] * 1e3:.4g}" for density in densities), " to ".join(limits),
-        )  # fmt: skip
+        role, dtype, out, depth, *axes = (plain_values(group[key].head(1))[0] for key in keys)
+        point = (f"{out}x{depth}", *("-" if value is None else str(value) for value in axes))
+        times = (si(float(by_density[density]), "s") for density in densities)
+        plain_row(shown, role or "-", dtype, *point, str(group.name.nunique()), *times, _limits(group.break_even_density))
     return shown
+
+
+def _limits(densities: Any) -> str:
+    """The break-even densities of some layers: one, or the least and the largest."""
+    from hwmodel.reporting.units import percent
+
+    return " to ".join(dict.fromkeys(percent(end) for end in (densities.min(), densities.max())))

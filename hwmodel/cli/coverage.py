@@ -12,9 +12,10 @@ from hwmodel.cli.printing import print_json, print_line, print_wide, progress
 
 AllModels = Annotated[bool, typer.Option("--all", help="trace every timm model, family by family, and print which ones extract")]
 Family = Annotated[str | None, typer.Option("--family", help="--all, for names or timm modules like this alone, as 'swin*'")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="--all, in this many processes (default: one)")]
 
 
-def print_coverage(pattern: str | None, output: str | None, as_json: bool) -> None:
+def print_coverage(pattern: str | None, output: str | None, workers: int | None, *, as_json: bool) -> None:
     """Print the coverage table, as JSON where asked for, and write it to ``output`` (.json)."""
     from hwmodel.files import write_file
     from hwmodel.validation.coverage import coverage
@@ -22,7 +23,7 @@ def print_coverage(pattern: str | None, output: str | None, as_json: bool) -> No
     if output is not None:
         check_output(output, (".json",))
     with progress() as tell:
-        found = coverage(pattern or "*", tell=tell)
+        found = coverage(pattern or "*", workers=workers or 1, tell=tell)
     document = found.document()
     if output is not None:
         write_file(output, json.dumps(document, indent=1) + "\n")

@@ -26,7 +26,9 @@ def diff(
     after: Annotated[str, typer.Argument(help="the cost now: output of estimate --json, or a saved trace")],
     *,
     fail_over: Annotated[str | None, typer.Option("--fail-over", help="exit with status 1 where cost grew by more, as 2%")] = None,
-    on: Annotated[str, typer.Option("--on", help="latency or energy: what changes are sorted by and what may not grow")] = "latency",
+    on: Annotated[
+        str, typer.Option("--on", help="latency or energy: what changes are sorted by and what may not grow")
+    ] = "latency",
     rows: Annotated[int, typer.Option("--rows", min=0, help="changes to print; the rest is summed up")] = _SHOWN,
     device: Annotated[str | None, typer.Option("--device", help="where to price two saved traces")] = None,
     mode: Mode = None,
@@ -94,10 +96,9 @@ def _too_dear(found: list[Difference], on: Quantity, limit: float) -> bool:
     from hwmodel.reporting.units import si
 
     grown = [one for one in found if one.grew(on, limit)]
+    unit = "J" if on == "energy" else "s"
     for one in grown:
         was, now = (getattr(side, COLUMNS[on]) for side in (one.before, one.after))
-        told, unit = more(was, now).lstrip("+"), "J" if on == "energy" else "s"
-        sys.stderr.write(
-            f"hwmodel: {one.device}: {on} grew by {told}, more than {100 * limit:g} %: {si(was, unit, 4)} before, {si(now, unit, 4)} now\n"
-        )
+        grown_by = f"{on} grew by {more(was, now).lstrip('+')}, more than {100 * limit:g} %"
+        sys.stderr.write(f"hwmodel: {one.device}: {grown_by}: {si(was, unit, 4)} before, {si(now, unit, 4)} now\n")
     return bool(grown)

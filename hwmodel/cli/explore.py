@@ -33,7 +33,10 @@ def explore(
     plots: Annotated[bool, typer.Option(help="draw figures into the folder")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Price every point of a study, or search its space, and show the Pareto front."""
+    """Price every point of a study, or search its space, and show the Pareto front.
+
+    A study is a TOML file: python -m pydoc hwmodel.exploration.study shows all of it, analysis/studies has examples.
+    """
     from hwmodel.exploration.explore import explore as run
     from hwmodel.exploration.study_files import load_study
     from hwmodel.files import write_file
@@ -64,28 +67,33 @@ def _rows(found: Results) -> list[dict[str, Any]]:
 
 def _table(found: Results) -> Any:
     """The front: what varies, the objectives, the knees; at most :data:`MOST_ROWS` rows, knees among them."""
-    from rich.table import Table
+    from hwmodel.exploration.plots import knobs_of, objective_axes
+    from hwmodel.reporting.tables import new_table, plain_row
 
-    from hwmodel.exploration.plots import knobs_of
-
-    front = found.front()
-    knobs = knobs_of(found, found.frame())
-    names = list(dict.fromkeys([*knobs, *(objective.quantity for objective in found.study.objectives)]))
+    front, objectives = found.front(), objective_axes(found)
+    units = dict.fromkeys(knobs_of(found, found.frame())) | {axis.name: axis.unit for axis in objectives}
     every = -(-len(front) // MOST_ROWS)
     shown = front[(front.reset_index().index % max(every, 1) == 0) | front.knee.notna().to_numpy()]
     part = "" if len(shown) == len(front) else f" ({len(shown)} of {len(front)} points)"
-    table = Table(*names, "knee", title=f"{found.study.title or found.study.name}: Pareto front{part}")
-    for row in shown[[*names, "knee"]].itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+    table = new_table(f"{found.study.title or found.study.name}: Pareto front{part}", [*units, "knee"], left=0)
+    for row in shown[[*units, "knee"]].itertuples(index=False):
+        plain_row(table, *(_cell(value, unit) for value, unit in zip(row, [*units.values(), None], strict=True)))
     return table
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, unit: str | None) -> str:
+    """A value as people read it: with a prefix where it has a unit (quantities without one have an empty one)."""
     import pandas as pd
+
+    from hwmodel.reporting.units import si, significant
 
     if pd.isna(value):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if unit is None:
+        return f"{value:.4g}"
+    return si(value, unit) if unit else significant(value)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from hwmodel.cli.options import Attention, Batch, Dtype, ImageSize, RecipeFile
 from hwmodel.cli.printing import print_line, progress
 from hwmodel.errors import HwmodelError
 
+POWER_S = 1.0
+
 
 def measure(
     model: Annotated[str | None, typer.Argument(help="timm model name, or a trace file; its distinct operators are timed")] = None,
@@ -26,11 +28,14 @@ def measure(
     attention: Attention = "source",
     device: Annotated[str | None, typer.Option("--device", help="the card of this machine; rows are kept under its name")] = None,
     on: Annotated[str | None, typer.Option("--on", help="cpu, cuda or cuda:1 (default: CUDA where there is one)")] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="CUDA: graph (replayed) or events (L2 flushed)")] = "graph",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="CUDA only: graph (replayed; the default) or events (L2 flushed)")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.001, max=60, help="time spent on each operator")] = 0.3,
     power: Annotated[
-        float, typer.Option("--power", min=0, max=60, help="CUDA: seconds of steady loop for power by NVML, 0: none")
-    ] = 1.0,
+        float | None,
+        typer.Option("--power", min=0, max=60, help="CUDA only: seconds of steady loop for power by NVML, 0: none (default: 1)"),
+    ] = None,
 ) -> None:
     """Time operators on the machine at hand: each is kept as soon as it is done, and a rerun goes on where this one stopped."""
     from hwmodel.backends.cards import load_card
@@ -55,7 +60,13 @@ def measure(
         card.check_dtype(used)  # type: ignore[union-attr]
     with progress() as step:
         title = card.name if card else None
-        done = run(tasks, output, machine(on, protocol), title=title, seconds=seconds, power_s=power, progress=step)
+        timer = machine(on, protocol)
+        if power and not timer.meters_power:
+            raise HwmodelError(
+                f"--power {power:g}: nothing measures power here; it needs an NVIDIA GPU, its driver and nvidia-ml-py"
+            )
+        power_s = POWER_S if power is None else power
+        done = run(tasks, output, timer, title=title, seconds=seconds, power_s=power_s, progress=step)
     for reason in done.left_out:
         sys.stderr.write(f"hwmodel: left out: {reason}\n")
     counts = f"{done.measured} operators measured, {done.known} known before, {len(done.left_out)} left out"

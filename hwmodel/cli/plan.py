@@ -59,13 +59,17 @@ class Plan:
 
     def estimates(self, traced: Trace) -> list[Estimate]:
         """One estimate per device, in the order asked for."""
+        return [self.estimate(traced, place) for place in range(len(self.cards))]
+
+    def estimate(self, traced: Trace, place: int) -> Estimate:
+        """The estimate on the device at ``place`` in the order asked for."""
         from hwmodel.backends.estimates import estimate as price
 
+        card = self.cards[place]
         with _simulation_progress(self._workers):
-            return [
-                price(traced, device=card, mode=self._mode(card), dtype=self._dtype, overrides=self._fields(card), **self._choices)  # type: ignore[arg-type]
-                for card in self.cards
-            ]
+            return price(
+                traced, device=card, mode=self._mode(card), dtype=self._dtype, overrides=self._fields(card), **self._choices  # type: ignore[arg-type]
+            )  # fmt: skip
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodel.cli.coverage import AllModels, Family, print_coverage
+from hwmodel.cli.coverage import AllModels, Family, Workers, print_coverage
 from hwmodel.cli.dead_work import further_savings, living
 from hwmodel.cli.inputs import check_output, traced_model
 from hwmodel.cli.options import AsJson, Batch, Block, Checkpoint, DropDead, Dtype, ImageSize, OptionalModel, RecipeFile
@@ -32,6 +32,7 @@ def trace(
     output: Annotated[str | None, typer.Option("-o", "--output", help="trace.json or trace.parquet")] = None,
     all_models: AllModels = False,
     family: Family = None,
+    workers: Workers = None,
     reconcile: Reconcile = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,8 +49,10 @@ def trace(
             "--all" if all_models else "--family",
             {"MODEL": model, "--reconcile": reconcile, "--batch": batch, "--image-size": image_size} | of_one_trace,
         )
-        print_coverage(family, output, as_json)
+        print_coverage(family, output, workers, as_json=as_json)
         return
+    if workers is not None:
+        raise HwmodelError("--workers is for --all or --family; leave it out")
     if model is None:
         raise HwmodelError("name a model, for example 'hwmodel trace deit_tiny_patch16_224', or give --all")
     if reconcile:

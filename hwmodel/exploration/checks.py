@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hwmodel.errors import suggestion
+from hwmodel.exploration.axes import CARD
 from hwmodel.exploration.machines import Machine
 from hwmodel.exploration.quantities import QUANTITIES, contradictions
-from hwmodel.exploration.study import CARD, PRUNING_KNOBS, RUN_KNOBS, Study, StudyError
+from hwmodel.exploration.study import PRUNING_KNOBS, RUN_KNOBS, Study, StudyError
 
 RESERVED = frozenset({"point", "model", "recipe", "device", "mode", "feasible", "knee", "latency_fidelity", "energy_fidelity"})
 """Columns of every dataset that are no quantities."""

@@ -145,7 +145,7 @@ def load_cost_table(path: str | Path) -> CostTable:
 def _from_parquet(content: bytes) -> tuple[dict[str, Any], Any]:
     import pyarrow.parquet as pq
 
-    arrow = pq.read_table(BytesIO(content))
+    arrow = pq.read_table(BytesIO(content), use_threads=False)  # pyarrow 26's threads abort at exit
     head = (arrow.schema.metadata or {}).get(_PARQUET_KEY)
     if head is None:
         raise ValueError("it says nothing about itself")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodel.errors import HwmodelError
+from hwmodel.exploration.axes import CARD
 from hwmodel.exploration.quantities import QUANTITIES, Columns
-from hwmodel.exploration.study import CARD, Study, StudyError
+from hwmodel.exploration.study import Study, StudyError
 from hwmodel.files import write_file
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ TRIES = 4
 CONNECT_S = 5.0
 WORKERS_S = 15.0
 PENDING_PER_THREAD = 3
+KEPT = "a results folder keeps what was priced, and the same command goes on from there"
 
 
 class EngineError(HwmodelError):
@@ -138,9 +139,9 @@ class Cluster:
                         running.add(submit(task))
                         break
             except KilledWorker as error:
-                raise EngineError(f"--cluster {self.address}: every worker that took up one piece died; see its log") from error
+                raise EngineError(f"--cluster {self.address}: a piece killed each worker that took it up; {KEPT}") from error
             except (OSError, _lost()) as error:
-                raise EngineError(f"--cluster {self.address}: the connection was lost ({_first_line(error)})") from error
+                raise EngineError(f"--cluster {self.address}: the scheduler is gone; {KEPT}") from error
 
 
 def _lost() -> type[BaseException]:

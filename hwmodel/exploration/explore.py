@@ -69,9 +69,10 @@ def _check_size(problem: Problem, yes: bool) -> None:
     study = problem.study
     points = study.search.trials if study.method == "search" else problem.size
     if points > study.limit and not yes:
+        cases = f"{len(problem.cases)} case" + ("s" if len(problem.cases) != 1 else "")
         listed = " x ".join(f"{len(axis.points())} {axis.title}" for axis in study.vary if axis.enumerable)
         raise StudyError(
-            f"{study.name}: {points} points ({len(problem.cases)} cases; {listed}) are more than limit = {study.limit}; "
+            f"{study.name}: {points} points ({cases}; {listed}) are more than limit = {study.limit}; "
             "pass --yes to price them all, vary less, or set method = 'search'"
         )
 

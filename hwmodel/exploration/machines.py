@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from hwmodel.backends.cards import Card
-from hwmodel.backends.estimates import Estimate, estimate
 from hwmodel.backends.registry import get_backend
 from hwmodel.errors import HwmodelError
-from hwmodel.exploration.study import CARD, Axis, Study, StudyError, Value
+from hwmodel.exploration.axes import CARD, Axis, Value
+from hwmodel.exploration.evaluate import Evaluator
+from hwmodel.exploration.study import Study, StudyError
 from hwmodel.ir.trace import Trace
 
 
@@ -90,16 +91,14 @@ class Machine:
             both = self._totals(axis, np.array(ends, dtype=np.float64), study, trace)
         except (HwmodelError, TypeError, ValueError):
             return False
-        return all(np.array_equal(np.broadcast_to(both, (3, 2))[:, place], single[:, 0]) for place, single in enumerate(singles))
+        return np.array_equal(both, np.concatenate(singles, axis=1))
 
     def _totals(self, axis: Axis, value: Any, study: Study, trace: Trace) -> Any:
         """Seconds, joules and bytes, shape (3, designs)."""
-        found = self.estimate(trace, study, {"dtype": study.dtype}, self.overrides((axis,), {axis.title: value}))
-        return np.stack(
-            [np.broadcast_to(total, np.shape(value) or 1) for total in (found.latency_s, found.energy_j, found.dram_bytes)]
-        )
+        found = self.evaluator(trace, study, {"dtype": study.dtype}).totals(self.overrides((axis,), {axis.title: value}))
+        return np.stack([found.latency_s, found.energy_j, found.dram_bytes])
 
-    def estimate(self, trace: Trace, study: Study, choices: Mapping[str, Any], overrides: Mapping[str, Any]) -> Estimate:
+    def evaluator(self, trace: Trace, study: Study, choices: Mapping[str, Any]) -> Evaluator:
         """The trace on this machine under the study's options, ``choices`` (dtype, attention, sparse_kernel) in their place."""
         options: dict[str, Any] = {"dtype": study.dtype, "attention": study.attention, "sparse_kernel": study.sparse_kernel}
-        return estimate(trace, device=self.card, mode=self.mode, scope=study.scope, overrides=overrides, **options | dict(choices))
+        return Evaluator(trace, device=self.card, mode=self.mode, scope=study.scope, **options | dict(choices))

@@ -1,4 +1,4 @@
-"""Prices points of a study in array form: one call per trace and choice, card fields as arrays, slices that bound memory."""
+"""Prices points of a study in array form: one call per trace and choice, card fields as arrays."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from hwmodel.backends.estimates import Estimate
+from hwmodel.backends.estimates import Request
 from hwmodel.errors import HwmodelError
+from hwmodel.exploration.axes import CARD, Value
+from hwmodel.exploration.evaluate import Totals
 from hwmodel.exploration.problem import Problem
 from hwmodel.exploration.quantities import Column, Columns, derived, proxy_column, satisfied
 from hwmodel.exploration.space import Case, Chunk, calls_of
-from hwmodel.exploration.study import CARD, StudyError, Value
-
-MEMORY_BYTES = 96 * 2**20
-"""About what one slice may take."""
-BYTES_PER_ENTRY = 8 * 64
-"""Of one operator of one design: what a backend holds at once, in 8-byte numbers."""
+from hwmodel.exploration.study import StudyError
 
 
 def price_chunk(problem: Problem, chunk: Chunk) -> Columns:
     """All columns of the points of a chunk, in order."""
     case = problem.cases[chunk.case]
-    most = max(1, MEMORY_BYTES // (BYTES_PER_ENTRY * max(case.operators, 1)))
-    parts = [price(problem, case, setting, arrays, designs) for setting, arrays, designs in calls_of(case, chunk, most)]
+    parts = [price(problem, case, setting, arrays, designs) for setting, arrays, designs in calls_of(case, chunk)]
     return {"point": chunk.points} | joined(parts)
 
 
@@ -41,47 +37,42 @@ def price(problem: Problem, case: Case, setting: Mapping[str, Value], arrays: Ma
     StudyError
         What this case cannot take, with the setting it was found at.
     """
+    machine = problem.machines[case.machine]
     try:
-        found = _estimated(problem, case, setting, arrays)
+        overrides = machine.overrides(case.axes, {**setting, **arrays})
+        evaluator = machine.evaluator(problem.trace(case, setting), problem.study, problem.choices(case, setting))
+        totals = evaluator.totals(overrides)
     except HwmodelError as error:
         told = ", ".join(f"{name} = {value}" for name, value in setting.items())
         raise StudyError(": ".join(filter(None, (told, problem.place(case), str(error))))) from error
-    columns = _named(problem, case, {**setting, **arrays}, found) | _quantities(found)
+    request = evaluator.request
+    columns = _named(problem, case, {**setting, **arrays}, request) | _quantities(request, overrides, totals)
     wide = {name: _wide(values, designs) for name, values in columns.items()}
     if problem.accuracy is not None:
         wide["accuracy"] = np.array([problem.accuracy.look_up(point) for point in _points(wide, designs)])
-    return _judged(problem, found, wide, designs)
+    return _judged(problem, request, overrides, wide)
 
 
-def _estimated(problem: Problem, case: Case, setting: Mapping[str, Value], arrays: Mapping[str, Column]) -> Estimate:
-    machine = problem.machines[case.machine]
-    overrides = machine.overrides(case.axes, {**setting, **arrays})
-    return machine.estimate(problem.trace(case, setting), problem.study, problem.choices(case, setting), overrides)
-
-
-def _named(problem: Problem, case: Case, values: Mapping[str, Any], found: Estimate) -> dict[str, Any]:
+def _named(problem: Problem, case: Case, values: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """What each point is: its case, the value of every axis (None where its card has no such field)."""
     head = {
         "model": problem.study.models[case.model].title,
         "recipe": case.recipe,
         "device": problem.machines[case.machine].title,
-        "mode": found.mode,
-        "batch": found.trace.batch,
-        "dtype": found.dtype,
+        "mode": request.mode,
+        "batch": request.workload.trace.batch,
+        "dtype": request.dtype,
     }
     return head | {axis.title: values.get(axis.title) for axis in problem.study.vary if axis.title not in head}
 
 
-def _quantities(found: Estimate) -> Columns:
-    trace = found.trace
-    raw = {
-        "latency_s": found.latency_s, "energy_j": found.energy_j, "cycles": found.cycles, "dram_bytes": found.dram_bytes,
-        "macs": trace.macs, "kept_macs": trace.kept_macs, "executed_macs": found.executed_macs, "batch": trace.batch,
-    }  # fmt: skip
-    areas = found.area_mm2.values()
+def _quantities(request: Request, overrides: Mapping[str, Any], totals: Totals) -> Columns:
+    trace, designs = request.workload.trace, len(totals)
+    areas = request.area_mm2(overrides).values()
     silicon = sum(np.asarray(area, dtype=np.float64) for area in areas) if areas else np.nan
-    arrays = np.broadcast_arrays(*(np.ravel(np.asarray(value, dtype=np.float64)) for value in (*raw.values(), silicon)))
-    columns = derived(dict(zip((*raw, "area_mm2"), arrays, strict=True)))
+    alike = {"macs": trace.macs, "kept_macs": trace.kept_macs, "batch": trace.batch, "area_mm2": silicon}
+    priced = {name: getattr(totals, name) for name in ("latency_s", "energy_j", "cycles", "dram_bytes", "executed_macs")}
+    columns = derived(priced | {name: _wide(np.asarray(value, dtype=np.float64), designs) for name, value in alike.items()})
     del columns["batch"]
     return columns
 
@@ -97,9 +88,10 @@ def _points(columns: Columns, designs: int) -> Iterator[dict[str, Any]]:
     return ({name: values[row] for name, values in columns.items()} for row in range(designs))
 
 
-def _judged(problem: Problem, found: Estimate, columns: Columns, designs: int) -> Columns:
+def _judged(problem: Problem, request: Request, overrides: Mapping[str, Any], columns: Columns) -> Columns:
     """With card fields and proxies that the study speaks of, whether all constraints hold, and the fidelity."""
-    study, parameters = problem.study, found.card.resolve(found.mode, found.overrides)
+    study, parameters = problem.study, request.card.resolve(request.mode, overrides)
+    designs = len(columns["latency_s"])
 
     def column(name: str) -> Column:
         return columns[name].astype(np.float64) if name in columns else _field(parameters, name.removeprefix(CARD), designs)
@@ -110,7 +102,7 @@ def _judged(problem: Problem, found: Estimate, columns: Columns, designs: int) -
     columns = columns | proxies | fields
     met = [satisfied(constraint, columns[constraint.quantity]) for constraint in study.constraints]
     verdict = np.logical_and.reduce(met) if met else np.ones(designs, dtype=np.bool_)
-    fidelity = {f"{what}_fidelity": _wide(level, designs) for what, level in found.fidelity.items()}
+    fidelity = {f"{what}_fidelity": _wide(level, designs) for what, level in request.fidelity(overrides).items()}
     return columns | {"feasible": verdict} | fidelity
 
 

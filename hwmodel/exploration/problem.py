@@ -13,10 +13,11 @@ from itertools import product
 from hwmodel.backends.cards import load_card
 from hwmodel.errors import HwmodelError
 from hwmodel.exploration.accuracy import AccuracyTable, read_accuracy
+from hwmodel.exploration.axes import CARD, Axis, Value
 from hwmodel.exploration.checks import check_knobs, check_quantities
 from hwmodel.exploration.machines import Machine
 from hwmodel.exploration.space import Case, Chunk, chunks
-from hwmodel.exploration.study import CARD, DENSE, Axis, Study, StudyError, Value
+from hwmodel.exploration.study import DENSE, Study, StudyError
 from hwmodel.exploration.variants import Variants, known_recipes
 from hwmodel.ir.storage import trace_to_document
 from hwmodel.ir.trace import Trace
@@ -113,7 +114,7 @@ def _case(study: Study, names: tuple[int, str, int], machine: Machine, dense: Tr
     mine = [axis for axis in study.vary if machine.takes(axis)]
     fast = tuple(axis for axis in mine if machine.takes_arrays(axis, study, dense))
     slow = sorted((axis for axis in mine if axis not in fast), key=lambda axis: all(knob.startswith(CARD) for knob in axis.knob))
-    return Case(*names, slow=tuple(slow), fast=fast, operators=len(dense), simulated=machine.simulated)
+    return Case(*names, slow=tuple(slow), fast=fast, simulated=machine.simulated)
 
 
 def _check_values(problem: Problem) -> None:

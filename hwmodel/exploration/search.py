@@ -18,13 +18,14 @@ from uuid import uuid4
 
 import numpy as np
 
+from hwmodel.exploration.axes import Axis, Value
 from hwmodel.exploration.dataset import Dataset, schema
 from hwmodel.exploration.engines import Engine
 from hwmodel.exploration.pricing import price
 from hwmodel.exploration.problem import Problem
 from hwmodel.exploration.quantities import Columns, goal_of, violations
 from hwmodel.exploration.results import Results
-from hwmodel.exploration.study import Axis, StudyError, Value
+from hwmodel.exploration.study import StudyError
 
 if TYPE_CHECKING:
     import optuna

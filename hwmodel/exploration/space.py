@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from hwmodel.exploration.study import Axis, Value
+from hwmodel.exploration.axes import Axis, Value
 
 Settings = dict[str, Value]
 """Value of each axis, by its title."""
@@ -32,7 +32,6 @@ class Case:
     machine: int
     slow: tuple[Axis, ...]
     fast: tuple[Axis, ...]
-    operators: int
     simulated: bool
 
     @property
@@ -122,11 +121,11 @@ def _chunk_size(case: Case) -> int:
     )
 
 
-def calls_of(case: Case, chunk: Chunk, most: int) -> Iterator[tuple[Settings, Mapping[str, npt.NDArray[np.float64]], int]]:
-    """(setting of the slow axes, arrays of the fast ones, designs) of every call in a chunk, at most ``most`` designs each."""
+def calls_of(case: Case, chunk: Chunk) -> Iterator[tuple[Settings, Mapping[str, npt.NDArray[np.float64]], int]]:
+    """(setting of the slow axes, arrays of the fast ones, designs) of every call in a chunk."""
     at = chunk.start
     while at < chunk.stop:
         call, design = divmod(at, case.designs)
-        end = min(design + most, case.designs, design + chunk.stop - at)
+        end = min(case.designs, design + chunk.stop - at)
         yield case.setting(call), case.arrays(design, end), end - design
         at += end - design

@@ -74,53 +74,26 @@ with ``frame()``, ``front()`` and ``knees()``; ``Study.model_validate({...})`` m
 
 from __future__ import annotations
 
-from math import ceil, floor
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from hwmodel.backends.base import AttentionChoice, Scope, SparseChoice
 from hwmodel.errors import HwmodelError
+from hwmodel.exploration.axes import STRICT, Axis, Text, Texts, Value, as_block, as_tuple
 from hwmodel.ir.masks import Rule
 
 DENSE = "dense"
-CARD = "card."
 RUN_KNOBS = ("batch", "image_size", "dtype", "attention", "sparse_kernel")
 PRUNING_KNOBS = ("density", "block", "expect", "heads", "mlp", "tokens", "keep")
-
-Value = str | bool | int | float
-_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
 
 
 class StudyError(HwmodelError):
     """A study that does not validate, or that no machine or model fits: every problem at once, each with its path."""
 
 
-def _listed(value: Any) -> Any:
-    """One thing as a list of one."""
-    return (value,) if isinstance(value, str) else _tuple(value)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _block(value: Any) -> Any:
-    """``[32, 64]`` as "32x64", the form that is written down."""
-    if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int for side in value):
-        return f"{value[0]}x{value[1]}"
-    return value
-
-
-def _values(given: Any) -> Any:
-    return tuple(_block(value) for value in given) if isinstance(given, list | tuple) else given
-
-
-Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
-Block = Annotated[str, BeforeValidator(_block), Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
+Block = Annotated[str, BeforeValidator(as_block), Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -128,7 +101,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class ModelChoice(BaseModel):
     """A model and the recipes to try on it."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Text
     label: Text | None = None
@@ -143,7 +116,7 @@ class ModelChoice(BaseModel):
 class DeviceChoice(BaseModel):
     """A card, its modes, and fields replaced at every point."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Text
     label: Text | None = None
@@ -159,7 +132,7 @@ class DeviceChoice(BaseModel):
 class Pruning(BaseModel):
     """Settings of one group of layers and encoder blocks; what is None stays as the recipe leaves it."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")] | None = None
     layers: Texts | None = None
@@ -177,95 +150,10 @@ class Pruning(BaseModel):
         return f"{self.name}.{field}" if self.name else field
 
 
-class Axis(BaseModel):
-    """One thing that varies: a knob (or several that move together) and its values, listed or as a range."""
-
-    model_config = _STRICT
-
-    knob: Texts
-    label: Text | None = None
-    values: Annotated[tuple[Value, ...] | None, BeforeValidator(_values)] = None
-    low: Annotated[float | None, Field(alias="from")] = None
-    high: Annotated[float | None, Field(alias="to")] = None
-    count: Annotated[int, Field(ge=1)] | None = None
-    step: Annotated[float, Field(gt=0)] | None = None
-    spacing: Literal["linear", "log"] = "linear"
-    whole: bool = False
-    relative: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        ranged = self.low is not None or self.high is not None
-        if (self.values is not None) == ranged:
-            raise ValueError("expected values = [...], or a range from, to")
-        if self.values is not None and (self.count or self.step):
-            raise ValueError("count and step belong to a range from, to")
-        if self.relative and not all(knob.startswith(CARD) for knob in self.knob):
-            raise ValueError("relative multiplies a card's own value; the knob is no card field")
-        return self._checked_range() if ranged else self._checked_values()
-
-    def _checked_values(self) -> Self:
-        if not self.values:
-            raise ValueError("values is empty, which leaves an empty grid")
-        if len(set(map(repr, self.values))) < len(self.values):
-            raise ValueError("values has entries twice")
-        if self.relative and not self.numeric:
-            raise ValueError("relative takes numbers, which multiply the card's own")
-        return self
-
-    def _checked_range(self) -> Self:
-        if self.low is None or self.high is None:
-            raise ValueError("a range needs both from and to; without one end it is infinite")
-        if self.low >= self.high:
-            raise ValueError(f"from = {self.low:g} must be below to = {self.high:g}; the range is empty")
-        if self.spacing == "log" and self.low <= 0:
-            raise ValueError(f"log spacing needs from > 0, found {self.low:g}")
-        if self.count is not None and self.step is not None:
-            raise ValueError("count and step exclude each other")
-        if self.step is not None and self.spacing == "log":
-            raise ValueError("step is for linear spacing; give count")
-        return self
-
-    @property
-    def title(self) -> str:
-        """Name of its column."""
-        return self.label or "+".join(knob.removeprefix(CARD) for knob in self.knob)
-
-    @property
-    def enumerable(self) -> bool:
-        """Whether it has a finite number of values."""
-        return self.values is not None or self.count is not None or self.step is not None
-
-    @property
-    def numeric(self) -> bool:
-        """Whether all its values are numbers."""
-        return self.values is None or all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
-
-    def samples(self) -> tuple[Value, ...]:
-        """All values, or both ends of a range that has no count."""
-        if self.enumerable:
-            return self.points()
-        assert self.low is not None and self.high is not None
-        return (ceil(self.low), floor(self.high)) if self.whole else (self.low, self.high)
-
-    def points(self) -> tuple[Value, ...]:
-        """Its values, in order: as listed, or ascending along a range, both ends included where ``count`` is given."""
-        if self.values is not None:
-            return self.values
-        assert self.low is not None and self.high is not None
-        if self.count is not None:
-            spread = np.geomspace if self.spacing == "log" else np.linspace
-            found = spread(self.low, self.high, self.count).tolist() if self.count > 1 else [self.low]
-        else:
-            steps = int(np.floor((self.high - self.low) / self.step + 1e-9))  # type: ignore[operator]
-            found = [round(self.low + number * self.step, 12) for number in range(steps + 1)]  # type: ignore[operator]
-        return tuple(dict.fromkeys(round(value) if self.whole else value for value in found))
-
-
 class Term(BaseModel):
     """``weight`` times the product of some columns."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     weight: float = 1.0
     of: Texts
@@ -274,16 +162,16 @@ class Term(BaseModel):
 class Proxy(BaseModel):
     """A quantity of the user's own, such as an area: a sum of :class:`Term`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    terms: Annotated[tuple[Term, ...], BeforeValidator(_tuple), Field(min_length=1)]
+    terms: Annotated[tuple[Term, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 
 class Constraint(BaseModel):
     """Bounds of a quantity, both ends included."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     quantity: Text
     min: float | None = None
@@ -304,7 +192,7 @@ class Constraint(BaseModel):
 class Objective(BaseModel):
     """A quantity to minimise or maximise; ``goal`` may be left out where it is plain."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     quantity: Text
     goal: Literal["min", "max"] | None = None
@@ -313,7 +201,7 @@ class Objective(BaseModel):
 class Accuracy(BaseModel):
     """A CSV file of the user's: one column of accuracies, the others named like columns of the dataset."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     file: Text
     column: Text = "accuracy"
@@ -322,7 +210,7 @@ class Accuracy(BaseModel):
 class Search(BaseModel):
     """How a space too large to enumerate is searched."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     sampler: Literal["nsga2", "tpe"] = "nsga2"
     trials: Count = 1000
@@ -340,7 +228,7 @@ def _objectives(given: Any) -> Any:
 class Study(BaseModel):
     """What varies, where, and what to look for; the module's text shows the file."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -353,12 +241,12 @@ class Study(BaseModel):
     sparse_kernel: SparseChoice = "auto"
     scope: Scope = "board"
     limit: Count = 1_000_000
-    models: Annotated[tuple[ModelChoice, ...], BeforeValidator(_tuple), Field(min_length=1)]
-    devices: Annotated[tuple[DeviceChoice, ...], BeforeValidator(_tuple), Field(min_length=1)]
-    pruning: Annotated[tuple[Pruning, ...], BeforeValidator(_tuple)] = ()
-    vary: Annotated[tuple[Axis, ...], BeforeValidator(_tuple)] = ()
-    proxies: Annotated[tuple[Proxy, ...], BeforeValidator(_tuple)] = ()
-    constraints: Annotated[tuple[Constraint, ...], BeforeValidator(_tuple)] = ()
+    models: Annotated[tuple[ModelChoice, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    devices: Annotated[tuple[DeviceChoice, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    pruning: Annotated[tuple[Pruning, ...], BeforeValidator(as_tuple)] = ()
+    vary: Annotated[tuple[Axis, ...], BeforeValidator(as_tuple)] = ()
+    proxies: Annotated[tuple[Proxy, ...], BeforeValidator(as_tuple)] = ()
+    constraints: Annotated[tuple[Constraint, ...], BeforeValidator(as_tuple)] = ()
     objectives: Annotated[tuple[Objective, ...], BeforeValidator(_objectives), Field(min_length=1)] = (
         Objective(quantity="latency_s"),
         Objective(quantity="energy_j"),

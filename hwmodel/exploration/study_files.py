@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hwmodel.exploration.study import (
+from hwmodel.exploration.axes import Axis
+from hwmodel.exploration.study import (  # fmt: skip
     Accuracy,
-    Axis,
     Constraint,
     DeviceChoice,
     ModelChoice,
@@ -22,7 +22,7 @@ from hwmodel.exploration.study import (
     Study,
     StudyError,
     Term,
-)  # fmt: skip
+)
 
 
 def load_study(path: str | Path) -> Study:

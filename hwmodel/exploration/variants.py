@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from hwmodel.exploration.study import DENSE, PRUNING_KNOBS, ModelChoice, Pruning, Study, StudyError, Value
+from hwmodel.exploration.axes import Value
+from hwmodel.exploration.study import DENSE, PRUNING_KNOBS, ModelChoice, Pruning, Study, StudyError
 from hwmodel.extraction.recipes import Recipe
 from hwmodel.extraction.structure import PROJECTIONS
 from hwmodel.ir.operators import Operator

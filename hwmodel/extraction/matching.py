@@ -28,7 +28,7 @@ def differences(model: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, list
     shapes : of the stored weights, by the names of a plain model. Buffers may be missing, and stored ones that the
         model does not keep are no surprise
     """
-    expected = _expected(model)
+    expected = expected_shapes(model)
     buffers = {name for name, _ in model.named_buffers()}
     found = {
         "missing": [name for name in expected if name not in shapes and name not in buffers],
@@ -55,12 +55,11 @@ def check_match(model: nn.Module, shapes: Mapping[str, Shape], *, where: str, na
         raise CheckpointError(f"{where}: is no checkpoint of {name}; {'; '.join(told)}")
 
 
-def _expected(model: nn.Module) -> Mapping[str, Shape]:
-    def absent(name: str) -> Tensor:
-        raise KeyError(name)
-
-    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
-    return StoredWeights(StoredTensors(type(model).__name__, state, absent)).shapes
+def expected_shapes(model: nn.Module) -> Mapping[str, Shape]:
+    """Shapes of a model's weights, by the names that a plain model gives them."""
+    state: dict[str, Tensor] = {name: tensor for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return StoredWeights(StoredTensors(type(model).__name__, shapes, state.__getitem__)).shapes
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -86,7 +86,11 @@ def trace(
         raise HwmodelError(f"batch must be at least 1, got {batch}")
     sides = None if image_size is None else _sides(image_size)
     if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
-        return _trace_onnx(Path(model), batch, sides, dtype, example, checkpoint, block)
+        given = {"example=": example, "a checkpoint": checkpoint}
+        _refuse_for_onnx(Path(model), [name for name, value in given.items() if value is not None])
+        from hwmodel.extraction.onnx_files.front_end import trace_onnx
+
+        return trace_onnx(Path(model), batch=batch, sides=sides, dtype=dtype, block=block)
     if not isinstance(model, str):
         module = as_module(model)
         return _trace_module(module, example_inputs(module, batch, sides, example), dtype, checkpoint, block)
@@ -95,20 +99,13 @@ def trace(
     return _trace_timm(model, batch, sides, dtype, fused_attention, checkpoint=checkpoint, block=block)
 
 
-def _trace_onnx(
-    path: Path, batch: int, sides: tuple[int, int] | None, dtype: str | None, example: object, checkpoint: object,
-    block: tuple[int, int] | None,
-) -> Trace:  # fmt: skip
-    from hwmodel.extraction.onnx_files.front_end import trace_onnx
-
-    if example is not None:
-        raise HwmodelError(f"{path}: an ONNX file names its own inputs; leave example= out")
-    if checkpoint is not None:
-        raise HwmodelError(f"{path}: an ONNX file brings its own weights; leave the checkpoint out")
-    return trace_onnx(path, batch=batch, sides=sides, dtype=dtype, block=block)
+def _refuse_for_onnx(path: Path, given: Sequence[str]) -> None:
+    if given:
+        raise HwmodelError(f"{path}: an ONNX file names its own inputs and brings its own weights; leave out {' and '.join(given)}")
 
 
 def as_module(model: object) -> nn.Module:
+    """The module itself, out of ``torch.compile`` where that wrapped it; anything else is refused."""
     from torch import nn
 
     if not isinstance(model, nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
@@ -122,16 +123,52 @@ def _einsum_letters(equation: str, operands: list[Value]) -> tuple[list[str], st
 @LOWERINGS.lowers("einsum")
 def _einsum(call: Call) -> tuple[Row, ...] | None:
     operands = list(call.tensors)
-    if len(operands) > 2:
-        return None
     terms, result = _einsum_letters(call["equation"], operands)
+    if len(operands) > 2:
+        return _einsum_chain(terms, result, operands, call["path"] or ())
     if len(operands) == 1:
         summed = set(terms[0]) - set(result)
         return (Row(reduction("sum", inputs=operands[0].numel, outputs=call.output.numel)),) if summed else ()
-    return (_einsum_pair(terms, result, operands, call),)
+    return (_einsum_pair(terms, result, operands),)
 
 
-def _einsum_pair(terms: list[str], result: str, operands: list[Value], call: Call) -> Row:
+def _einsum_chain(terms: list[str], result: str, operands: list[Value], path: Sequence[int]) -> tuple[Row, ...] | None:
+    """Pair after pair along torch's contraction path (left to right where it has none), each with the result of the one before.
+
+    Nothing for a path with two partial results at a time.
+    """
+    pairs = [sorted(path[step : step + 2]) for step in range(0, len(path), 2)] or [[0, 1]] + [[0, -1]] * (len(operands) - 2)
+    names, values, rows = list(terms), list(operands), list[Row]()
+    for first, second in pairs:
+        (name, other), (left, right) = (names[first], names[second]), (values[first], values[second])
+        names = [one for place, one in enumerate(names) if place not in {first, second % len(names)}]
+        values = [one for place, one in enumerate(values) if place not in {first, second % len(values)}]
+        needed = set(result).union(*names)
+        partial = "".join(dict.fromkeys(letter for letter in name + other if letter in needed)) if names else result
+        chained = bool(rows) and _PARTIAL in {left.storage, right.storage}
+        if rows and not chained:
+            return None
+        row = _einsum_pair([name, other], partial, [left, right])
+        reads = tuple(value for value in (left, right) if value.storage != _PARTIAL)
+        rows.append(replace(row, reads=reads, chained=chained))
+        names.append(partial)
+        values.append(_partial_result(partial, [name, other], left, right))
+    return tuple(rows)
+
+
+_PARTIAL = -1
+"""Storage of a result inside a lowering, which no tensor of the graph has."""
+
+
+def _partial_result(letters: str, terms: list[str], left: Value, right: Value) -> Value:
+    """What one pair of a chain gives."""
+    size = dict(zip("".join(terms), left.shape + right.shape, strict=True))
+    shape = tuple(size[letter] for letter in letters)
+    stride = tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
+    return Value(shape=shape, stride=stride, dtype=left.dtype, storage=_PARTIAL, constant=left.constant and right.constant)
+
+
+def _einsum_pair(terms: list[str], result: str, operands: list[Value]) -> Row:
     left, right = operands
     letters, others = set(terms[0]), set(terms[1])
     size = dict(zip(terms[0] + terms[1], left.shape + right.shape, strict=True))
@@ -140,7 +177,7 @@ def _einsum_pair(terms: list[str], result: str, operands: list[Value], call: Cal
     inner = (letters & others) - set(result)
     if not inner:
         read = left.distinct + right.distinct
-        return Row(elementwise("mul", elements=call.output.numel).replace(input_elements=read))
+        return Row(elementwise("mul", elements=prod(size[name] for name in result)).replace(input_elements=read))
 
     def extent(names: set[str]) -> int:
         return prod(size[name] for name in names)

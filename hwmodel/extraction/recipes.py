@@ -218,7 +218,7 @@ class EncoderRule(BaseModel):
     select : "given" (default): nothing here says which tokens stay; "attention": by the class token's attention, behind
         that of the block, as ``topk_tokens`` does; "threshold": as ``threshold_tokens`` does
     fused : add one token, the weighted sum of those that ``select = "attention"`` drops
-    merge : pairs of patch tokens that each of these blocks merges, as ``merge_tokens`` does
+    merge : pairs of patch tokens that each of these blocks merges, as ``merge_tokens`` does; where fewer are left, those
     """
 
     model_config = _STRICT

@@ -17,6 +17,8 @@ import numpy as np
 
 from hwmodel.errors import CheckpointError
 from hwmodel.extraction.checkpoints import Shape, StoredTensors
+from hwmodel.extraction.formats import LayerFormat
+from hwmodel.extraction.quantised_weights import nonzero_integers, quantised_part, stored_format
 from hwmodel.ir.findings import WeightForm
 from hwmodel.ir.masks import BoolArray
 
@@ -32,12 +34,16 @@ _POWER_ITERATION = frozenset({"_u", "_v"})
 """State of a spectral norm, which divides a weight by a number."""
 
 
-Part = Literal["factor", "mask", "scale"]
+Part = Literal["factor", "mask", "scale", "step", "zero_point"]
+
+_QUANTISED: Mapping[str, Part] = {"qdata": "factor", "scale": "step", "zero_point": "zero_point"}
 
 
 @dataclass(slots=True)
 class _Parts:
     """Names of the tensors that make one weight: factors multiplied with each other, masks, and numbers that scale it.
+
+    ``step`` and ``zero_point`` are the scales and the zero points of integers.
 
     ``opaque`` says that a parametrization computes it in a way that nothing stored tells.
     """
@@ -45,6 +51,8 @@ class _Parts:
     factor: list[str] = field(default_factory=list)
     mask: list[str] = field(default_factory=list)
     scale: list[str] = field(default_factory=list)
+    step: list[str] = field(default_factory=list)
+    zero_point: list[str] = field(default_factory=list)
 
     @property
     def opaque(self) -> bool:
@@ -92,6 +100,22 @@ class StoredWeights:
         """What the weights come from, for messages."""
         return self._tensors.where
 
+    @property
+    def quantised(self) -> dict[str, Shape]:
+        """Shapes of the weights that are integers beside their scales."""
+        return {name: self.shapes[name] for name, parts in self._parts.items() if parts.step}
+
+    def format_of(self, weight: str) -> LayerFormat | None:
+        """The number format of a quantised weight, None for any other."""
+        parts = self._parts.get(weight)
+        if parts is None or not parts.step:
+            return None
+        (qdata, scale), zero_point = (self._tensors.load(one[0]) for one in (parts.factor, parts.step)), self._zero_point(parts)
+        return stored_format(qdata, scale, zero_point, f"{self.where}: {weight}")
+
+    def _zero_point(self, parts: _Parts) -> Tensor | None:
+        return self._tensors.load(parts.zero_point[0]) if parts.zero_point else None
+
     def weight_of(self, parameter: str) -> str:
         """The weight that a parameter of the model belongs to: its own name where it is stored as it is."""
         parametrized = _PARAMETRIZED.match(parameter)
@@ -129,6 +153,11 @@ class StoredWeights:
         if parts.opaque:
             return WeightContent("computed", np.ones(self.shapes[weight], dtype=np.bool_))
         contents = [self._content(name) for name in parts.factor]
+        if parts.step:
+            told = f"{self.where}: {weight}"
+            contents = [
+                WeightContent("zeros", nonzero_integers(self._tensors.load(parts.factor[0]), self._zero_point(parts), told))
+            ]
         nonzero, shape = contents[0].nonzero, self.shapes[weight]
         for content in contents[1:]:
             nonzero = nonzero & content.nonzero
@@ -178,6 +207,9 @@ def _belongs_to(name: str, tensors: StoredTensors) -> tuple[str, Part]:
     if parametrized is not None:
         weight = parametrized["path"] + parametrized["name"]
         return weight, "factor" if parametrized["state"] is None else _state_part(name, parametrized, tensors)
+    quantised = quantised_part(name, tensors)
+    if quantised is not None:
+        return quantised[0], _QUANTISED[quantised[1]]
     for ending, partner in _FACTORS:
         base = name.removesuffix(ending)
         if base != name and base + partner in tensors.shapes:

@@ -180,9 +180,7 @@ def _check_alone(rules: Sequence[EncoderRule], asked: Mapping[int, int], where: 
 def _step(rule: EncoderRule, tokens: Tokens, present: int, since: str) -> Step:
     """The step of one rule, or a ValueError with what follows the block's number."""
     if rule.merge is not None:
-        if rule.merge > present // 2:
-            raise ValueError(f"merges {rule.merge} pairs, but {since} {present} patch tokens, which make {present // 2} pairs")
-        return Merge(rule.merge)
+        return Merge(min(rule.merge, present // 2))
     if isinstance(rule.tokens, TokenCounts):
         raise ValueError("keeps as many as the image asks for: price it with hwmodel estimate or hw.prune_family")
     scored = rule.select in {"attention", "threshold"}

@@ -130,6 +130,8 @@ class _Reduction:
         """A step between attention and MLP, and attention that knows the sizes of merged tokens."""
         if isinstance(step, Select) and step.is_idle(self._present):
             return
+        if step == Merge(0) and self._sizes is None:
+            return
         site = Site.of(self._trace, block, prefix=self._tokens.prefix, present=self._present, width=self._tokens.width)
         if self._sizes is not None:
             proportional(self._edit, site, self._sizes)
@@ -137,7 +139,7 @@ class _Reduction:
             self._unfused.add(block)
             unfused(self._edit, site)
             select(self._edit, site, step)
-        elif step is not None:
+        elif step is not None and step.pairs:
             self._sizes = merge(self._edit, site, step.pairs, self._sizes)
         if step is not None:
             self._fall(site.behind, step)

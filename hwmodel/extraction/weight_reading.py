@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from hwmodel.errors import CheckpointError
 from hwmodel.extraction.checkpoints import open_checkpoint
+from hwmodel.extraction.formats import with_formats
 from hwmodel.extraction.graph import Recording
-from hwmodel.extraction.matching import check_match, differences, known_names
+from hwmodel.extraction.matching import check_match, differences, expected_shapes, known_names
 from hwmodel.extraction.narrowing import fit
+from hwmodel.extraction.quantised_weights import refuse_packed
 from hwmodel.extraction.sparse_weights import WeightUse, with_sparsity
 from hwmodel.extraction.stored_weights import StoredWeights, module_weights
 from hwmodel.ir.masks import Shape
@@ -51,6 +53,7 @@ class WeightReader:
             A file that cannot be read, or that is no checkpoint of the model: what does not fit is listed.
         """
         stored = StoredWeights(open_checkpoint(path).unwrapped(known_names(model)))
+        refuse_packed(stored.quantised, dict(expected_shapes(model)), stored.where)
         check_match(model, stored.shapes, where=stored.where, name=name)
         return cls(stored, block)
 
@@ -67,7 +70,8 @@ class WeightReader:
             for row, (name, record) in enumerate(zip(names, recording.records, strict=True))
             if record.weight
         }
-        return with_sparsity(trace, uses, self.stored, self.block).replace(notes=self.notes)
+        formats = {name: told for name, use in uses.items() if (told := self.stored.format_of(use.weight)) is not None}
+        return with_formats(with_sparsity(trace, uses, self.stored, self.block).replace(notes=self.notes), formats)
 
 
 def fitted(path: str | Path, model: nn.Module, name: str, block: Shape | None) -> tuple[nn.Module, WeightReader]:
@@ -79,6 +83,7 @@ def fitted(path: str | Path, model: nn.Module, name: str, block: Shape | None) -
         A file that cannot be read, or that no structural pruning of the model explains: what does not fit is listed.
     """
     stored = StoredWeights(open_checkpoint(path).unwrapped(known_names(model)))
+    refuse_packed(stored.quantised, dict(expected_shapes(model)), stored.where)
     if not differences(model, stored.shapes):
         return model, WeightReader(stored, block)
     kept = {*model.state_dict()}

@@ -79,24 +79,27 @@ def merge_tokens(model: nn.Module, r: int | Sequence[int]) -> nn.Module:
     Parameters
     ----------
     model : timm VisionTransformer
-    r : pairs merged per block, or one number for each block
+    r : pairs merged per block, or one number for each block; where fewer pairs are left, all of them, as published
+        ("We can only reduce by a maximum of 50% tokens", the authors' ``bipartite_soft_matching``)
 
     Raises
     ------
     HwmodelError
-        A model of another kind, a list of another length than the blocks, or more pairs than half the patch tokens.
+        A model of another kind, a list of another length than the blocks, or a negative number of pairs.
     """
     from hwmodel.pruning.token_modules import MergingBlock, MergingBlocks
 
     copied, present = _prepared(model, "merge_tokens")
     depth = len(copied.blocks)
-    schedule = [r] * depth if isinstance(r, int) else list(r)
-    if len(schedule) != depth:
-        raise HwmodelError(f"merge_tokens: r has {len(schedule)} numbers, the model {depth} blocks")
-    for block, pairs in enumerate(schedule):
-        if not 0 <= pairs <= present // 2:
-            raise HwmodelError(f"merge_tokens: block {block}: r is {pairs}, but {present} patch tokens make {present // 2} pairs")
-        present -= pairs
+    asked = [r] * depth if isinstance(r, int) else list(r)
+    if len(asked) != depth:
+        raise HwmodelError(f"merge_tokens: r has {len(asked)} numbers, the model {depth} blocks")
+    schedule = []
+    for block, pairs in enumerate(asked):
+        if pairs < 0:
+            raise HwmodelError(f"merge_tokens: block {block}: r is {pairs}, expected a number of pairs")
+        schedule.append(min(pairs, present // 2))
+        present -= schedule[-1]
     _checked_blocks(copied, dict.fromkeys(range(depth)), "merge_tokens")
     merging = zip(copied.blocks, schedule, strict=True)
     if any(schedule):

@@ -60,6 +60,14 @@ def latency_by_role(case: Case) -> dict[str, float]:
     return parts
 
 
+def by_role(case: Case, column: str) -> dict[str, float]:
+    """``latency_s`` or ``energy_j`` by key of :data:`ROLES`; the energy of waiting stands with what waits."""
+    if column == "latency_s":
+        return latency_by_role(case)
+    sums = case.frame[column].groupby(groups(case.trace)).sum()
+    return {role: float(sums.get(role, 0.0)) for role in ROLES}
+
+
 def latency_by_bound(case: Case, rows: Sequence[int] | None = None) -> dict[str, float]:
     """Seconds of some rows (all where None) by limiting resource, largest first; waiting counts for the host."""
     costs = case.estimate.costs
@@ -71,10 +79,12 @@ def latency_by_bound(case: Case, rows: Sequence[int] | None = None) -> dict[str,
     return dict(sorted(((bound, seconds) for bound, seconds in parts.items() if seconds > 0), key=lambda item: -item[1]))
 
 
-def by_encoder_block(case: Case) -> pd.DataFrame:
-    """``latency_s`` and ``energy_j`` by encoder block; empty where the trace has none."""
-    columns = case.frame[["block", "latency_s", "energy_j"]]
-    return columns[columns["block"].notna()].groupby("block").sum().sort_index()
+def by_encoder_block(case: Case, column: str) -> pd.DataFrame:
+    """``latency_s`` or ``energy_j`` by encoder block (rows) and role (columns, as stacked); empty where there are no blocks."""
+    frame = case.frame[["block", column]].assign(role=groups(case.trace))
+    inside = frame[frame["block"].notna()].astype({"block": int})
+    table = inside.pivot_table(index="block", columns="role", values=column, aggfunc="sum", fill_value=0.0)
+    return table[[role for role in ROLES if role in table.columns]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +176,15 @@ def untouched_by_role(case: Case, baseline: Case) -> dict[str, float]:
 
 
 def roofline_points(case: Case) -> pd.DataFrame:
-    """Kernels that multiply, alike ones merged.
+    """:func:`kernels`, those alike to four digits merged: their shares added, their ``count`` told."""
+    return _merged(kernels(case))
+
+
+def kernels(case: Case) -> pd.DataFrame:
+    """Kernels that multiply, by the name of the operator each stands with.
 
     Columns: ``role``, ``macs_per_byte`` (executed MACs over DRAM bytes, infinite where nothing leaves the chip),
-    ``macs_per_s`` (executed MACs over the time the kernel runs, waiting excluded), ``share`` of the latency, ``count``.
+    ``macs_per_s`` (executed MACs over the time the kernel runs, waiting excluded), ``share`` of the latency.
     """
     frame = case.frame.assign(role=groups(case.trace), busy_s=case.frame["latency_s"] - case.frame["gap_s"])
     kernel = frame["fused_into"].where(frame["fused_into"].notna(), frame.index.to_series())
@@ -178,12 +193,11 @@ def roofline_points(case: Case) -> pd.DataFrame:
     sums["role"] = frame["role"].loc[lead.loc[sums.index]].to_numpy()
     sums = sums[(sums["executed_macs"] > 0) & (sums["busy_s"] > 0)]
     bytes_moved = sums["dram_bytes"].to_numpy()
-    points = sums[["role"]].assign(
+    return sums[["role"]].assign(
         macs_per_byte=np.divide(sums["executed_macs"], bytes_moved, out=np.full(len(sums), np.inf), where=bytes_moved > 0),
         macs_per_s=sums["executed_macs"] / sums["busy_s"],
         share=sums["busy_s"] / case.latency_s,
     )
-    return _merged(points)
 
 
 def _merged(points: pd.DataFrame) -> pd.DataFrame:

@@ -121,7 +121,9 @@ def _settings(what: str, was: Any, now: Any) -> list[tuple[str, str, str]]:
     """What differs; of a table, entry by entry."""
     if isinstance(was, dict):
         names = dict.fromkeys([*was, *now])
-        return [(f"{what} {name}", was.get(name, "none"), now.get(name, "none")) for name in names if was.get(name) != now.get(name)]
+        return [
+            (f"{what} {name}", was.get(name, "none"), now.get(name, "none")) for name in names if was.get(name) != now.get(name)
+        ]
     return [] if was == now else [(what, str(was), str(now))]
 
 

@@ -63,7 +63,9 @@ def read_priced(path: str) -> list[Priced]:
         raise HwmodelError(f"{path}: not what `hwmodel estimate --json` prints: {where}: {first['msg']}") from error
     for estimate in found:
         if estimate.schema_version != _SCHEMA_VERSION:
-            raise HwmodelError(f"{path}: schema version {estimate.schema_version}, this hwmodel reads {_SCHEMA_VERSION}; price again")
+            raise HwmodelError(
+                f"{path}: schema version {estimate.schema_version}, this hwmodel reads {_SCHEMA_VERSION}; price again"
+            )
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodel.reporting.style import colour, device_token, new_figure, themed
+from hwmodel.reporting.units import si
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,8 @@ def _figure(height: float, width: float = 10.0) -> Figure:
     return figure
 
 
-def _log_scale(axes: Axes, which: str, values: Any) -> None:
-    """A logarithmic axis where positive values span more than a factor of three, with plain numbers on it."""
+def log_scale(axes: Axes, which: str, values: Any) -> None:
+    """A logarithmic axis ("x" or "y") with plain numbers, 1, 2, 5, 10 or decades, where positive values span more than three."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     known = np.asarray(values, dtype=np.float64)
@@ -99,8 +100,8 @@ def scatter(points: pd.DataFrame, front: pd.DataFrame, objectives: Sequence[Axis
         _front(axes, front, x, y, joined=len(objectives) == 2)
         axes.grid(visible=True, axis="both")
         axes.set(xlabel=x.label, ylabel=y.label)
-        _log_scale(axes, "x", points[x.name])
-        _log_scale(axes, "y", points[y.name])
+        log_scale(axes, "x", points[x.name])
+        log_scale(axes, "y", points[y.name])
     if by is not None:
         panels[0].legend(title=by, loc="best")
     shown = "" if len(dots) == len(points) else f", {len(dots)} of them drawn"
@@ -163,7 +164,7 @@ def parallel(front: pd.DataFrame, axes_of: Sequence[Axis], colour_by: Axis) -> F
             )
     for place, axis in zip(places, axes_of, strict=True):
         axes.axvline(float(place), color=colour("muted"), lw=0.8, zorder=1)
-        _ends(axes, float(place), front[axis.name])
+        _ends(axes, float(place), front[axis.name], axis.unit)
     axes.set_xticks(places, [axis.label.replace(" (", "\n(", 1) for axis in axes_of])
     axes.set_yticks([])
     axes.set_ylim(-0.1, 1.1)
@@ -190,11 +191,12 @@ def _numeric(column: pd.Series[Any]) -> bool:
     return bool(column.dtype.kind in "iufb" and column.notna().any())
 
 
-def _ends(axes: Axes, place: float, column: pd.Series[Any]) -> None:
+def _ends(axes: Axes, place: float, column: pd.Series[Any], unit: str) -> None:
     """What the lower and upper end of one axis stand for; every text where they are few."""
     if _numeric(column):
         low, high = column.min(), column.max()
-        texts = [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")][: 1 + (low < high)]
+        told = [si(end, unit) if unit else f"{end:.3g}" for end in (low, high)]
+        texts = list(zip((0.0, 1.0), told, strict=True))[: 1 + (low < high)]
     else:
         names = sorted(map(str, column.dropna().unique()))
         texts = [(rank / max(1, len(names) - 1), name) for rank, name in enumerate(names)]

@@ -31,67 +31,73 @@ MAIN_TRACK = (
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """One estimate and the number and name of its process."""
+    """One estimate as a process. ``number`` counts from the top, with leading noughts where others have more digits.
 
-    pid: int
+    Perfetto puts processes with more slices first, then orders by name. So the name begins with the number, and operators that
+    take time in another version on the same device (``shown``) have a slice here too, if need be of no length. A track
+    with the number of its process comes first.
+    """
+
+    number: str
+    shown: frozenset[str]
     case: Case
     clock: Clock
     units: Mapping[str, Occupation]
 
     @classmethod
-    def of(cls, pid: int, case: Case) -> Process:
-        """Lay the operators of ``case`` one after the other.
+    def of(cls, number: str, case: Case, shown: frozenset[str]) -> Process:
+        """Lay the operators of ``case`` one after the other."""
+        return cls(number, shown, case, Clock.of(case.estimate.costs.latency_s), _units(case))
 
-        Raises
-        ------
-        HwmodelError
-            A sweep over designs, which has no single timeline.
-        """
-        if case.estimate.costs.latency_s.ndim != 1:
-            raise HwmodelError(f"{case.card.name}: a sweep over designs has no single timeline; draw one design")
-        return cls(pid, case, Clock.of(case.estimate.costs.latency_s), _units(case))
+    @property
+    def pid(self) -> int:
+        """Number of the process and of its main track; units follow."""
+        return 100 * int(self.number)
 
     @property
     def name(self) -> str:
         """What a reader calls it: device, variant, mode and number format."""
-        return f"{self.case.card.name}: {self.case.variant} ({self.case.terms})"
+        return f"{self.number}. {self.case.card.name}: {self.case.variant} ({self.case.terms})"
 
     def events(self) -> list[Event]:
         """Names first, then the main sequence, the units and the counters."""
         tracks = [OPERATORS, *self.units]
         slices = self._operators()
-        for tid, occupation in enumerate(self.units.values(), start=2):
+        for tid, occupation in enumerate(self.units.values(), start=self.pid + 1):
             slices += self._unit(tid, occupation)
         return [*self._names(tracks), *slices, *self._counters()]
 
     def _names(self, tracks: Sequence[str]) -> list[Event]:
         summary = self.case.summary
         told = f"{summary['latency_s'] * 1e3:.4g} ms, {summary['energy_j'] * 1e3:.4g} mJ"
-        whole = [("process_name", {"name": self.name}), ("process_labels", {"labels": told})]
-        named = [self._metadata(what, args) for what, args in [*whole, ("process_sort_index", {"sort_index": self.pid})]]
-        for tid, track in enumerate(tracks, start=1):
+        named = [
+            self._metadata("process_name", {"name": self.name}),
+            self._metadata("process_labels", {"labels": told}),
+            self._metadata("process_sort_index", {"sort_index": int(self.number)}),
+        ]
+        for tid, track in enumerate(tracks, start=self.pid):
             named.append(self._metadata("thread_name", {"name": track}, tid))
-            named.append(self._metadata("thread_sort_index", {"sort_index": tid}, tid))
+            named.append(self._metadata("thread_sort_index", {"sort_index": tid - self.pid}, tid))
         return named
 
     def _metadata(self, what: str, args: Mapping[str, Any], tid: int = 0) -> Event:
         return {"ph": "M", "name": what, "pid": self.pid, "tid": tid, "ts": 0, "args": dict(args)}
 
-    def _slice(self, tid: int, name: str, category: str, start: float, end: float, args: Mapping[str, Any]) -> Event:
+    def _slice(self, tid: int, operator: Operator, edges_ns: tuple[float, float], args: Mapping[str, Any]) -> Event:
+        start, end = edges_ns
         return {
-            "ph": "X", "name": name, "cat": category, "pid": self.pid, "tid": tid, "ts": start, "dur": end - start,
-            "args": dict(args),
+            "ph": "X", "name": operator.name, "cat": ROLES[group_of(operator)], "pid": self.pid, "tid": tid, "ts": start / 1e3,
+            "dur": (end - start) / 1e3, "args": dict(args),
         }  # fmt: skip
 
     def _operators(self) -> list[Event]:
-        rows = np.flatnonzero(self.case.estimate.costs.latency_s > 0).tolist()
-        carried = self._carried()
+        carried, edges = self._carried(), self.clock.edges_ns.tolist()
         events = []
-        for row in rows:
-            operator = self.case.trace.operators[row]
-            start, end = self.clock.slice_us(row)
+        for row, operator in enumerate(self.case.trace.operators):
+            if operator.name not in self.shown:
+                continue
             args = _shape(operator) | self._limits(row) | ({"carries": carried[row]} if row in carried else {})
-            events.append(self._slice(1, operator.name, ROLES[group_of(operator)], start, end, args))
+            events.append(self._slice(self.pid, operator, (edges[row], edges[row + 1]), args))
         return events
 
     def _carried(self) -> dict[int, list[str]]:
@@ -116,10 +122,10 @@ class Process:
         events = []
         for row in np.flatnonzero(occupation.busy_s > 0).tolist():
             operator, busy_s = self.case.trace.operators[row], float(occupation.busy_s[row])
-            start = max(self.clock.at_us(row, float(occupation.start_s[row])), free)
-            free = self.clock.on_grid_us(start + busy_s * 1e6)
+            start = max(self.clock.at_ns(row, float(occupation.start_s[row])), free)
+            free = start + round(busy_s * 1e9)
             share = {"share_of_its_slice": busy_s / float(latency_s[row])} if latency_s[row] > 0 else {}
-            events.append(self._slice(tid, operator.name, ROLES[group_of(operator)], start, free, {"busy_s": busy_s} | share))
+            events.append(self._slice(tid, operator, (start, free), {"busy_s": busy_s} | share))
         return events
 
     def _counters(self) -> list[Event]:
@@ -127,9 +133,11 @@ class Process:
         costs = self.case.estimate.costs
         events = []
         for name, unit, column in (("power", "W", costs.energy_j), ("DRAM bandwidth", "B/s", costs.dram_bytes)):
-            steps = [(start, amount / (end - start) * 1e6) for start, end, amount in windows(self.clock, self.units, column)]
-            for ts, value in [*steps, *([(self.clock.end_us, 0.0)] if steps else [])]:
-                events.append({"ph": "C", "name": f"{name} ({unit})", "pid": self.pid, "tid": 0, "ts": ts, "args": {unit: value}})
+            steps = [(start, amount / (end - start) * 1e9) for start, end, amount in windows(self.clock, self.units, column)]
+            for ts, value in [*steps, *([(self.clock.end_ns, 0.0)] if steps else [])]:
+                events.append(
+                    {"ph": "C", "name": f"{name} ({unit})", "pid": self.pid, "tid": 0, "ts": ts / 1e3, "args": {unit: value}}
+                )
         return events
 
     def about(self) -> dict[str, Any]:
@@ -154,10 +162,12 @@ class Process:
         for occupation in self.units.values():
             beside |= occupation.busy_s > 0
         found = {}
-        for row in np.flatnonzero(costs.latency_s <= 0).tolist():
+        for row, operator in enumerate(operators):
+            if operator.name in self.shown:
+                continue
             into = int(costs.fused_into[row])
             carried = f"carried by {operators[into].name}"
-            found[operators[row].name] = carried if into != row else "runs beside others" if beside[row] else "costs no time"
+            found[operator.name] = carried if into != row else "runs beside others" if beside[row] else "costs no time"
         return found
 
 
@@ -167,8 +177,24 @@ def _units(case: Case) -> Mapping[str, Occupation]:
     if tell is None:
         return {}
     estimate = case.estimate
-    found: Mapping[str, Occupation] = tell(estimate.workload, case.card.resolve(estimate.mode, estimate.overrides), estimate.options)
+    found: Mapping[str, Occupation] = tell(
+        estimate.workload, case.card.resolve(estimate.mode, estimate.overrides), estimate.options
+    )
     return {name: occupation for name, occupation in found.items() if _works(occupation.busy_s)}
+
+
+def _takes_time(case: Case) -> list[str]:
+    """Operators with time of their own.
+
+    Raises
+    ------
+    HwmodelError
+        A sweep over designs, which has no single timeline.
+    """
+    latency_s = case.estimate.costs.latency_s
+    if latency_s.ndim != 1:
+        raise HwmodelError(f"{case.card.name}: a sweep over designs has no single timeline; draw one design")
+    return [one.name for one, seconds in zip(case.trace.operators, latency_s.tolist(), strict=True) if seconds > 0]
 
 
 def _works(busy_s: FloatArray) -> bool:
@@ -196,7 +222,14 @@ def timeline(cases: Iterable[Case]) -> dict[str, Any]:
     HwmodelError
         No case, or a sweep over designs.
     """
-    processes = [Process.of(pid, case) for pid, case in enumerate(cases, start=1)]
+    drawn = list(cases)
+    shown: dict[str, set[str]] = {}
+    for case in drawn:
+        shown.setdefault(case.card.name, set()).update(_takes_time(case))
+    digits = len(str(len(drawn)))
+    processes = [
+        Process.of(f"{place:0{digits}}", case, frozenset(shown[case.card.name])) for place, case in enumerate(drawn, start=1)
+    ]
     if not processes:
         raise HwmodelError("a timeline needs at least one estimate")
     return {

@@ -145,15 +145,20 @@ def on_design_of(case: Case, baseline: Case) -> Case:
     asked, had = (dict(one.trace.design.get(backend, {})) for one in (case, baseline))
     if asked == had:
         return baseline
+    design = {**baseline.trace.design, backend: asked}
+    return priced_again(baseline, baseline.trace.replace(design=design))
+
+
+def priced_again(case: Case, trace: Trace) -> Case:
+    """Another trace priced as ``case`` was: the same machine, mode, number format and choices."""
     from hwmodel.backends.estimates import estimate
 
-    first, options = baseline.estimate, baseline.estimate.options
-    design = {**first.trace.design, backend: asked}
+    first, options = case.estimate, case.estimate.options
     again = estimate(
-        first.trace.replace(design=design), device=first.card, mode=baseline.mode, dtype=baseline.dtype, overrides=first.overrides,
-        attention=options.attention, sparse_kernel=options.sparse_kernel, scope=options.scope,
+        trace, device=first.card, mode=case.mode, dtype=case.dtype, overrides=first.overrides, attention=options.attention,
+        sparse_kernel=options.sparse_kernel, scope=options.scope,
     )  # fmt: skip
-    return Case(baseline.variant, again)
+    return Case(case.variant, again)
 
 
 def quotient(above: float, below: float) -> float | None:

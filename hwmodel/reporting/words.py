@@ -33,7 +33,7 @@ _BOUNDS = {
     "vector": "its vector unit",
     "sfu": "its special-function unit",
 }
-_NEAR = 0.93
+NEAR = 0.93
 """A speed-up above this share of the MAC ratio counts as all of it."""
 
 
@@ -153,7 +153,7 @@ def _loss_text(case: Case, baseline: Case) -> str:
     if gain is None or fewer is None:
         return "no speed-up can be formed, for one of the two takes no time or no work is left."
     opening = f"{ratio(gain)} faster for {ratio(fewer)} fewer MACs."
-    if gain >= _NEAR * fewer:
+    if gain >= NEAR * fewer:
         return f"{opening} All of the pruned work turns into time."
     parts = account(case, baseline)
     reasons = sorted(_reasons(parts, case, baseline), key=lambda item: -item[0])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from typing import Any
 
 from hwmodel.errors import HwmodelError
@@ -62,33 +65,56 @@ def _plain(family: Family) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def coverage(pattern: str = "*", *, tell: Callable[[str], None] = lambda text: None) -> Coverage:
+def coverage(pattern: str = "*", *, workers: int = 1, tell: Callable[[str], None] = lambda text: None) -> Coverage:
     """Extract every timm model whose name, or whose family's name, matches ``pattern``; no weight is made.
 
     Parameters
     ----------
     pattern : shell pattern over names, as "vit_*" or "swin*"
-    tell : called with a line of text before each model
+    workers : processes at once; the table is the same for any number of them
+    tell : called with a line of text for each model, in order
 
     Raises
     ------
     HwmodelError
-        A pattern that nothing matches.
+        A pattern that nothing matches, or fewer than one worker.
     """
+    if workers < 1:
+        raise HwmodelError(f"workers must be at least 1, got {workers}")
     from hwmodel.extraction.zoo import families
 
     chosen = families(pattern)
     if not chosen:
         raise HwmodelError(f"no timm model or family matches {pattern!r}; families are timm's modules, as 'swin_transformer'")
-    total, done = sum(map(len, chosen.values())), 0
+    listing = [(family, name) for family, names in chosen.items() for name in names]
     found: defaultdict[str, list[Extracted]] = defaultdict(list)
-    for family, names in chosen.items():
-        for name in names:
-            done += 1
-            tell(f"{done} of {total}: {name}")
-            found[family].append(_extracted(name))
+    with _mapping(min(workers, len(listing))) as each:
+        results = each(_extracted, [name for _, name in listing])
+        for done, (family, name) in enumerate(listing, start=1):
+            tell(f"{done} of {len(listing)}: {name}")
+            found[family].append(next(results))
     listed = tuple(Family(name=name, models=tuple(models)) for name, models in found.items())
     return Coverage(families=listed, versions={package: version(package) for package in ("torch", "timm", "hwmodel")})
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[[Callable[[str], Extracted], Sequence[str]], Iterator[Extracted]]]:
+    """A ``map`` that keeps the order: the plain one, or one over fresh processes (torch does not survive a fork)."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Workers share the cores by processes alone."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _extracted(name: str) -> Extracted:

@@ -175,7 +175,7 @@ _PLANS: tuple[tuple[str, _Rows, _Rows], ...] = (
      _Rows(card="a100-40gb-pcie", what="fp32 products with n = 3072", keep=_is_wide)),
     ("boards: A100 fitted, A40 scored", _KERNELS, _Rows(card="a40", what="fp16 products", keep=_is_product)),
     ("levels: kernels fitted, whole models scored", _KERNELS,
-     _Engines(card="a100-40gb-sxm", mode="compiled", what="whole ViT-B/L, fp16,", keep=lambda row: row.dtype == "fp16")),
+     _Engines(card="a100-40gb-sxm", mode="engine", what="whole ViT-B/L, fp16,", keep=lambda row: row.dtype == "fp16")),
     ("generations: RTX 3090 fitted, RTX 4090 scored", _WholeVits(card="rtx-3090", mode="eager", what="whole ViTs"),
      _WholeVits(card="rtx-4090", mode="eager", what="whole ViTs, eager,")),
 )  # fmt: skip

@@ -152,7 +152,8 @@ _FRAMEWORK_NAMES: Mapping[str, str] = {"residual_add": "add", "silu_mul": "silu"
 def _rows(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:
     if row.model_or_op in ROWWISE:
         return rowwise(row.model_or_op, rows=sizes["rows"], cols=sizes["cols"], dtype=row.dtype)
-    return _elementwise(row, sizes["rows"] * sizes["cols"], two_operands={"add", "sub", "mul", "div", *_FRAMEWORK_NAMES})
+    plain = _elementwise(row, sizes["rows"] * sizes["cols"], two_operands={"add", "sub", "mul", "div", *_FRAMEWORK_NAMES})
+    return plain.replace(cols=sizes["cols"])
 
 
 def _elements(row: MeasuredRow, sizes: Mapping[str, int]) -> Operator:

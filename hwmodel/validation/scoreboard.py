@@ -37,6 +37,7 @@ from hwmodel.validation.gpu_pairs import (
     traced,
 )
 from hwmodel.validation.measured import MeasuredRow, operator_of, read_measured
+from hwmodel.validation.statistics import errors_of
 
 FloatArray = npt.NDArray[np.float64]
 Quantity = Literal["latency", "power"]
@@ -69,27 +70,23 @@ class Line:
     def score(self) -> Score:
         """Errors of this line's predictions."""
         predicted, measured = (np.array(column) for column in zip(*self.pairs(self), strict=True))
-        return summarise(predicted / measured - 1, self)
+        return summarise(predicted, measured, self)
 
 
-def summarise(errors: FloatArray, line: Line) -> Score:
-    """Median, mean, 90th percentile and maximum of the size of relative errors of shape (n_rows,), and their mean."""
-    size = np.abs(errors)
-    figures = {
-        "median": np.median(size),
-        "mean": size.mean(),
-        "p90": np.quantile(size, 0.9),
-        "max": size.max(),
-        "bias": errors.mean(),
-    }
+def summarise(predicted: FloatArray, measured: FloatArray, line: Line) -> Score:
+    """The score of predictions of shape (n_rows,), rounded to four decimals."""
+    errors = errors_of(predicted, measured)
+    assert errors is not None, "every line has rows"
+    figures = {name: getattr(errors, name) for name in ("median", "mean", "p90", "max", "bias")}
     return Score(
         quantity=line.quantity,
         mode=line.mode,
         dtypes=list(line.dtypes),
         against=line.against,
-        rows=len(errors),
+        rows=errors.rows,
+        rank=None if errors.spearman is None else round(errors.spearman, 4),
         band=line.band,
-        **{name: round(float(value), 4) for name, value in figures.items()},
+        **{name: round(value, 4) for name, value in figures.items()},
     )
 
 
@@ -212,6 +209,6 @@ def write_scores(lines: Sequence[Line] = LINES) -> list[tuple[str, Score]]:
 
     scored = [(line.card, line.score()) for line in lines]
     for name in dict.fromkeys(line.card for line in lines):
-        own = [score.model_dump() for card, score in scored if card == name]
+        own = [score.model_dump(exclude_none=True) for card, score in scored if card == name]
         write_file(content_folder("simulators") / name / "scores.toml", tomlkit.dumps({"scores": own}))
     return scored

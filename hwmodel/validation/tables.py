@@ -41,6 +41,10 @@ def _signed(value: float) -> str:
     return f"{value * 100:+.1f} %"
 
 
+def _rank(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
 def _two(errors: Errors | None) -> tuple[str, str]:
     return (NOTHING, NOTHING) if errors is None else (_percent(errors.median), _percent(errors.p90))
 
@@ -54,8 +58,8 @@ def groups_table(found: Comparison) -> Table:
     table = _table("Measured operators: |predicted / measured - 1|", columns, left=6)
     for group in found.groups:
         errors = group.errors
-        rank = NOTHING if errors.spearman is None else f"{errors.spearman:.3f}"
-        figures = (_percent(errors.median), _percent(errors.p90), _percent(errors.max), _signed(errors.bias), rank)
+        sizes = (_percent(errors.median), _percent(errors.p90), _percent(errors.max))
+        figures = (*sizes, _signed(errors.bias), _rank(errors.spearman))
         names = (group.device, group.dtype, group.operator, group.protocol, group.quantity, group.split, str(errors.rows))
         _add(table, *names, *figures, *_two(group.roofline), *_two(group.baseline))
     return table
@@ -63,12 +67,12 @@ def groups_table(found: Comparison) -> Table:
 
 def scores_table(found: Comparison) -> Table:
     """The stored lines of the scoreboard, whole models among them."""
-    columns = ("device", "mode", "dtypes", "quantity", "against", "rows", "median", "mean", "p90", "max", "bias")
+    columns = ("device", "mode", "dtypes", "quantity", "against", "rows", "median", "mean", "p90", "max", "bias", "rank")
     table = _table("Scoreboard as stored beside the cards (recomputed by analysis/scoreboard.py)", columns, left=5)
     for card, score in found.scores:
         sizes = (_percent(value) for value in (score.median, score.mean, score.p90, score.max))
         names = (card, score.mode, " ".join(score.dtypes), score.quantity, score.against)
-        _add(table, *names, str(score.rows), *sizes, _signed(score.bias))
+        _add(table, *names, str(score.rows), *sizes, _signed(score.bias), _rank(score.rank))
     return table
 
 
@@ -115,8 +119,7 @@ def sides_table(found: Calibration) -> Table:
         for card, errors, spread in (("before", side.before, side.spread_before), ("after", side.after, side.spread_after)):
             quantiles = spread.quantiles
             sizes = (quantiles["p25"], errors.median, quantiles["p75"], errors.p90, errors.max, errors.mean)
-            rank = NOTHING if errors.spearman is None else f"{errors.spearman:.3f}"
-            last = (_signed(errors.bias), rank, _percent(spread.within["10%"]))
+            last = (_signed(errors.bias), _rank(errors.spearman), _percent(spread.within["10%"]))
             _add(table, name, card, str(errors.rows), *map(_percent, sizes), *last)
     return table
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -226,23 +226,30 @@ def serve(ready: dict[int, float], work: float, start: float) -> dict[int, float
 
 
 def between(first: Product, passes: int, second: Product, machine: Machine) -> float:
-    """A product, a special function of all its outputs, and a product of that: cycles until the second ends."""
+    """A product, a special function of all its outputs row by row, and a product of that: cycles until the second ends.
+
+    A row of a weight reads every feature, so the second product begins when the function is done, and the core shares the first
+    among as many PEs as end it first: too many for the DRAM would finish all rows at once. A head needs its own function only.
+    """
+    if second.heads:
+        end, done = through(first, passes, machine)
+        begun = end + machine.cycles_per_layer
+        return max(Loop(second, machine, begun, ready=lambda visit: done[visit.row]).run().end, *done.values())
+    setup = machine.cycles_per_layer if any(second.tiles(machine)) else 0.0
+    started = []
+    for pes in range(1, machine.pes + 1):
+        end, done = through(first, passes, replace(machine, pes=pes))
+        started.append(max(end + setup, *done.values()))
+    return Loop(second, machine, min(started)).run().end
+
+
+def through(first: Product, passes: int, machine: Machine) -> tuple[float, dict[int, float]]:
+    """When a product ends, and when the special function of each of its rows (or heads) does."""
     rows = range(len(first.tiles(machine)))
     outcome = alone(first, machine)
+    begun = machine.cycles_per_layer if outcome.end else 0.0
     per_row = first.m * first.kept.shape[0] / (1 if first.heads else len(rows)) * passes / machine.function_elements_per_cycle
-    ready = {row: outcome.row_ends.get(row, machine.cycles_per_layer if outcome.end else 0.0) for row in rows}
-    done = serve(ready, per_row, machine.cycles_per_layer if outcome.end else 0.0)
-    if not any(second.tiles(machine)):
-        return max(outcome.end, *done.values())
-
-    def slices(visit: Visit) -> float:
-        if second.heads:
-            return done[visit.row]
-        low, high = visit.col // machine.out, (min(visit.col + machine.in_, second.kept.shape[1]) - 1) // machine.out
-        return max(done[row] for row in range(low, high + 1))
-
-    begun = outcome.end + machine.cycles_per_layer
-    return max(Loop(second, machine, begun, ready=slices).run().end, *done.values())
+    return outcome.end, serve({row: outcome.row_ends.get(row, begun) for row in rows}, per_row, begun)
 
 
 def residual(product: Product, machine: Machine) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import hwmodel as hw
+from hwmodel.exploration.pricing import price_chunk
+from hwmodel.exploration.problem import Problem
+from hwmodel.exploration.space import Chunk
 from hwmodel.exploration.study import Study
 
 LAYERS = ("qkv", "fc1")
@@ -43,6 +48,15 @@ def document(model: str, **changes: Any) -> dict[str, Any]:
 def study(model: str, **changes: Any) -> Study:
     """The same, checked."""
     return Study.model_validate(document(model, **changes))
+
+
+def timed(problem: Problem, chunk: Chunk) -> dict[str, Any]:
+    """When a chunk was priced, and the seconds of processors that the programs it started took."""
+    began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    price_chunk(problem, chunk)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"began": began, "ended": time.time(), "cpu_s": cpu_s}
 
 
 def bytes_below(folder: Path) -> dict[str, bytes]:

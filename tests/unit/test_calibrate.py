@@ -189,6 +189,17 @@ def test_too_few_rows(tmp_path: Path) -> None:
         calibrate(path, CPU)
 
 
+@pytest.mark.parametrize("unit", ["ms", "s"])
+def test_a_unit_with_the_wrong_prefix(tmp_path: Path, unit: str) -> None:
+    path = made_up(tmp_path / "measured.csv", noise=0.0)
+    text = path.read_text(encoding="utf-8").replace(",us,", f",{unit},")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        HwmodelError, match=r"measured\.csv: its rows take \d.*e\+0\d times what host-cpu says .*check the column unit"
+    ):
+        calibrate(path, CPU)
+
+
 def test_more_numbers_than_rows_can_tell(tmp_path: Path) -> None:
     path = made_up(tmp_path / "measured.csv", tasks=tasks_of_grid("m=1,2,3,4 k=64 n=64,128,256,512"))
     with pytest.raises(HwmodelError, match=r"\d+ rows cannot fit \d+ numbers"):

@@ -46,6 +46,19 @@ def test_every_model_has_its_rows_and_macs() -> None:
     assert told == ["1 of 1: vit_tiny_patch16_224"]
 
 
+@pytest.mark.slow
+def test_processes_change_nothing_but_the_time() -> None:
+    told: list[str] = []
+    pattern = "levit_128*"
+    names = zoo.families(pattern)["levit"]
+    assert len(names) > 1
+    shared = coverage(pattern, workers=2, tell=told.append)
+    assert shared == coverage(pattern)
+    assert told == [f"{number} of {len(names)}: {name}" for number, name in enumerate(names, start=1)]
+    with pytest.raises(HwmodelError, match="workers must be at least 1, got 0"):
+        coverage(pattern, workers=0)
+
+
 def test_a_model_that_fails_is_a_line_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> hw.Trace:
         if name.endswith("384"):

@@ -177,9 +177,18 @@ def test_the_error_band_is_the_scoreboards_line_for_mode_and_format() -> None:
     estimate = hw.estimate(TRACE, device=card, mode="paper")
     assert estimate.error_band() == Score(**line)
     assert estimate.error_band("energy") == scores[-1]
-    assert estimate.document()["error_band"] == line
+    assert estimate.document()["error_band"] == line | {"rank": None}
     assert hw.estimate(TRACE, device=card, mode="paper", dtype="fp16").error_band() == scores[2]
     assert hw.estimate(TRACE, device=card, mode="paper", overrides={"pe": "16x16"}).error_band() is None
+
+
+@pytest.mark.parametrize(("device", "idle"), [("vita", 2), ("tpu-v3", 2), ("host-cpu", 1), ("a100-40gb", 0)])
+def test_choices_that_a_machine_does_not_have_are_told(device: str, idle: int) -> None:
+    """A processor chooses how attention runs, only a GPU has sparse kernels as well."""
+    asked = hw.estimate(TRACE, device=device, attention="math", sparse_kernel="always").warnings
+    told = [line for line in asked if "changes nothing here" in line]
+    assert len(told) == idle
+    assert not any("changes nothing here" in line for line in hw.estimate(TRACE, device=device).warnings)
 
 
 # --- sweeps -------------------------------------------------------------------------------------------------------
@@ -277,3 +286,8 @@ def test_an_estimate_shows_itself_in_one_line() -> None:
     assert repr(one).startswith("<Estimate of by hand on vita, full, int8, batch 1: ")
     sweep = hw.estimate(trace, device="vita", overrides={"pe": "32x32", "clock_hz": np.array([1e9, 2e9])})
     assert repr(sweep) == "<Estimate of by hand on vita, full, int8, batch 1: 2 designs>"
+
+
+def test_a_name_is_no_trace() -> None:
+    with pytest.raises(hw.HwmodelError, match=r"^estimate prices a trace, got the name 'deit_tiny_patch16_224'; make one with hw\.trace"):
+        hw.estimate("deit_tiny_patch16_224", device="vita")  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ import pytest
 from study_examples import bytes_below, model_file, study
 
 import hwmodel as hw
-from hwmodel.exploration import space
-from hwmodel.exploration.engines import Cluster, EngineError, Processes, choose
+from hwmodel.exploration import engines, space
+from hwmodel.exploration.engines import Cluster, Engine, EngineError, Processes, choose
 from hwmodel.exploration.pricing import price_chunk
 from hwmodel.exploration.problem import Problem, prepare
 from hwmodel.exploration.space import Chunk
@@ -75,6 +75,25 @@ def test_an_error_in_a_worker_is_told_as_it_is(example: Study) -> None:
         list(Processes(2).run(refuses, problem, problem.chunks[:1]))
 
 
+def waits(problem: Problem, chunk: Chunk) -> dict[str, Any]:
+    """Half a second without work, as a simulation in a process of its own is for the one that waits for it."""
+    began = time.time()
+    time.sleep(0.5)
+    return {"began": began, "ended": time.time()}
+
+
+def most_at_once(engine: Engine, problem: Problem) -> int:
+    """Pieces that are under way together."""
+    times = [columns for _, columns in engine.run(waits, problem, problem.chunks[:8])]
+    return max(sum(other["began"] <= one["began"] < other["ended"] for other in times) for one in times)
+
+
+def test_each_worker_takes_a_piece_at_a_time(example: Study) -> None:
+    problem = prepare(example)
+    assert most_at_once(Processes(1), problem) == 1
+    assert most_at_once(Processes(2), problem) == 2
+
+
 # --- Dask -------------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +120,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     worker: Any = [*dask, "worker", address, "--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     started = [subprocess.Popen(command, **places) for command in (scheduler, worker, worker)]
     try:
-        yield address, started[1:]
+        yield address, started
     finally:
         for process in reversed(started):
             process.kill()
@@ -119,7 +138,7 @@ def waited(address: str, workers: int) -> None:
 def test_a_cluster_gives_the_same_results_though_a_worker_is_killed(
     example: Study, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
-    address, workers = cluster
+    address, (_, *workers) = cluster
     waited(address, 2)
 
     def kill_one(done: int, total: int) -> None:
@@ -132,6 +151,54 @@ def test_a_cluster_gives_the_same_results_though_a_worker_is_killed(
     assert bytes_below(tmp_path / "cluster") == bytes_below(tmp_path / "one")
     hw.explore(example, tmp_path / "again", cluster=address)  # with the worker that is left
     assert bytes_below(tmp_path / "again") == bytes_below(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_cluster_works_on_as_many_pieces_as_it_has_workers(
+    example: Study, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, (_, *workers) = cluster
+    waited(address, 2)
+    problem = prepare(example)
+    assert most_at_once(Cluster(address), problem) == 2
+    workers[0].kill()
+    workers[0].wait()
+    assert most_at_once(Cluster(address), problem) == 1
+
+
+@pytest.mark.slow
+def test_a_scheduler_without_workers_is_one_clear_error(
+    example: Study, cluster: tuple[str, list[subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, (_, *workers) = cluster
+    waited(address, 2)
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    monkeypatch.setattr(engines, "WORKERS_S", 1.0)
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=f"the scheduler has no workers; start some with 'dask worker {address}'"):
+        hw.explore(example, cluster=address)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_is_one_clear_error_and_what_was_done_is_kept(
+    example: Study, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, (scheduler, *_) = cluster
+    waited(address, 2)
+
+    def lose_it(done: int, total: int) -> None:
+        if done >= 20:
+            scheduler.kill()
+
+    with pytest.raises(EngineError, match="the scheduler is gone; a results folder keeps what was priced"):
+        hw.explore(example, tmp_path / "out", cluster=address, progress=lose_it)
+    assert len(hw.load_results(tmp_path / "out")) >= 20
+    hw.explore(example, tmp_path / "out")
+    hw.explore(example, tmp_path / "one")
+    assert bytes_below(tmp_path / "out") == bytes_below(tmp_path / "one")
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "nonsense://x"])

@@ -77,7 +77,7 @@ def test_numbers_that_are_choices_are_priced_one_by_one(model: str) -> None:
 
 def test_slices_and_chunks_change_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = hw.explore(study(model)).table
-    monkeypatch.setattr("hwmodel.exploration.pricing.MEMORY_BYTES", 3 * 8 * 64 * 4)  # three designs of four operators
+    monkeypatch.setattr("hwmodel.exploration.evaluate._CHUNK_CELLS", 3 * 4)  # three designs of four operators
     monkeypatch.setattr(space, "POINTS_PER_CHUNK", 4)
     small = hw.explore(study(model), tmp_path / "small")
     assert len(parts_of(tmp_path / "small")) > 15

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ from study_examples import document, model_file
 import hwmodel as hw
 from hwmodel.exploration.pricing import price
 from hwmodel.exploration.results import Results
-from hwmodel.exploration.study import Study, StudyError
+from hwmodel.exploration.study import Search, Study, StudyError
 
 pytest.importorskip("optuna")
 
@@ -93,6 +99,50 @@ def test_a_search_goes_on_and_keeps_every_finished_trial(
     more = search(example, tmp_path / "out", trials=30).frame()
     assert more.clock_hz.tolist()[:24] == found.clock_hz.tolist()
     assert len(more) == len(hw.load_results(tmp_path / "out")) == 30
+
+
+RUN = """
+import sys
+import hwmodel as hw
+from hwmodel.exploration.study import Study
+hw.explore(Study.model_validate_json(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_keeps_every_finished_trial(example: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL while a batch is being stored, four times."""
+    plan = Study.model_validate({**example, "search": {"trials": 2000, "batch": 20}})
+    folder, kept = tmp_path / "out", []
+    command = [sys.executable, "-c", RUN, plan.model_dump_json(by_alias=True), str(folder)]
+    for _ in range(4):
+        process = subprocess.Popen(command)
+        while process.poll() is None and len(stored_clocks(folder)) < len(kept) + 30:
+            time.sleep(0.05)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.wait()
+        now = stored_clocks(folder)
+        assert now[: len(kept)] == kept
+        kept = now
+    found = hw.explore(plan.model_copy(update={"search": Search(trials=len(kept) + 10, batch=20)}), folder).frame()
+    assert found.clock_hz.tolist()[: len(kept)] == kept
+    assert found.point.tolist() == list(range(len(kept) + 10))
+    assert found.clock_hz.nunique() > 40
+
+
+def stored_clocks(folder: Path) -> list[float]:
+    """A knob of every trial in the storage, in the order they were asked for; none before the first is there."""
+    if not (folder / "search.db").exists():
+        return []
+    with closing(sqlite3.connect(folder / "search.db")) as storage:
+        try:
+            rows = storage.execute("select key, value_json, trial_id from trial_user_attributes").fetchall()
+        except sqlite3.OperationalError:  # no tables yet, or locked
+            return []
+    whole = {(trial, key): json.loads(value) for key, value, trial in rows}
+    trials = sorted({trial for trial, key in whole if key == "row"}, key=lambda trial: whole.get((trial, "order"), [0, 0]))
+    return [json.loads(whole[trial, "row"])["clock_hz"] for trial in trials]
 
 
 def test_machines_that_share_a_storage_share_trials(example: dict[str, Any], tmp_path: Path) -> None:

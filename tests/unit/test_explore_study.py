@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from study_examples import document, model_file
 
+from hwmodel.exploration.axes import Axis
 from hwmodel.exploration.problem import prepare
-from hwmodel.exploration.study import Axis, Study, StudyError
+from hwmodel.exploration.study import Study, StudyError
 from hwmodel.exploration.study_files import load_study, study_from_document
 
 

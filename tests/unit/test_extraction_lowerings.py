@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 import hwmodel as hw
 from hwmodel.extraction.aten import is_viewable
@@ -191,9 +192,22 @@ def test_lstm_has_two_products_per_layer_and_direction() -> None:
     assert trace.macs == 3 * 5 * 2 * (first + second)
 
 
-def test_more_than_two_operands_of_einsum_are_refused() -> None:
-    with pytest.raises(hw.HwmodelError, match="einsum x1"):
-        rows(lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c), (2, 3), (3, 4), (4, 5))
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk,kl->il", ((2, 3), (3, 4), (4, 5))),
+        ("ij,jk,kl->il", ((9, 8), (8, 7), (7, 2))),
+        ("bhid,bhjd,hg->bgij", ((2, 3, 5, 8), (2, 3, 7, 8), (3, 4))),
+        ("ij,jk,kl,lm->im", ((2, 3), (3, 4), (4, 5), (5, 6))),
+    ],
+)
+def test_einsum_of_many_multiplies_as_torch_does(equation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    values = [torch.zeros(shape) for shape in shapes]
+    with FlopCounterMode(display=False) as counter:
+        torch.einsum(equation, *values)
+    found = hw.trace(Wrapped(lambda *given: torch.einsum(equation, *given)), example=tuple(values))
+    assert 2 * found.macs == counter.get_total_flops()
+    assert found.edges == tuple((row, row + 1) for row in range(len(shapes) - 2))
 
 
 @given(

@@ -118,6 +118,30 @@ def test_hand_made_attention_equals_the_spelled_out_one() -> None:
     assert cost(by_hand).executed_macs.sum() == cost(apart).executed_macs.sum() == 2 * 96 * 197 * 197 * 64
 
 
+def test_unfused_attention_lays_its_heads_out() -> None:
+    """Batched products have one stride: where the source fuses attention, queries, keys and values are first copied."""
+    scores = matmul(name="scores", role="scores", batch=24, m=200, k=64, n=200, attention_group="a", fused_in_source=True)
+    packed, apart = (
+        hw.estimate(Trace.from_operators([one]), device="a100-40gb", mode="compiled", attention="math")
+        for one in (scores, scores.replace(fused_in_source=False))
+    )
+    extra = packed.costs.onchip_j[0] - apart.costs.onchip_j[0]
+    copied = 2 * (3 * 24 * 200 * 64) * 2
+    assert extra == pytest.approx(copied * A100.onchip_j_per_byte)
+    assert packed.latency_s > apart.latency_s
+
+
+def test_a_gated_activation_runs_row_by_row() -> None:
+    """SiLU times a gate is a runtime's own kernel: one block per row, so one row takes as long as 108 of them."""
+    gate = elementwise("silu", elements=11008, inputs=2, dtype="fp16")
+    times = [
+        hw.estimate(Trace.from_operators([one]), device="a100-40gb", mode="kernel").latency_s
+        for one in (gate.replace(cols=11008), gate, elementwise("silu", elements=11008, dtype="fp16"))
+    ]
+    assert times[0] > 2 * times[1], "one row on one SM, against a row spread over all"
+    assert times[1] > times[2]
+
+
 def test_pruned_to_nothing_costs_nothing() -> None:
     empty = expected_mask((3072, 768), (64, 64), 0.0)
     for choice in ("auto", "always"):

@@ -24,8 +24,9 @@ def one(value: float) -> np.ndarray:
     return np.array([float(value)])
 
 
-def streams(elements: float, moved: float, kind: str = "add", slow: float = 1.0) -> Streams:
-    return Streams(one(elements / issue_rate(kind)), one(moved), one(launch_share(kind)), one(slow), one(overlap_of(kind)))
+def streams(elements: float, moved: float, kind: str = "add", slow: float = 1.0, rows: float = 0.0) -> Streams:
+    issue = one(elements / issue_rate(kind))
+    return Streams(issue, one(rows), one(moved), one(launch_share(kind)), one(slow), one(overlap_of(kind)))
 
 
 def products(*, simt: bool = False) -> Products:
@@ -52,6 +53,27 @@ def test_gelu_in_fp16_is_limited_by_instructions() -> None:
     count = 1 << 29
     seconds, _ = stream_seconds(streams(count, 4 * count, "gelu"), A100)
     assert 330e9 < count / seconds[0] < 411e9
+
+
+def test_the_sm_with_the_most_rows_decides() -> None:
+    """109 rows on 108 SMs take as long as 216: two rows of 4096 at 1.7 values per clock. One row takes half of that."""
+
+    def busy_s(rows: int) -> float:
+        seconds, _ = stream_seconds(streams(4096 * rows, 0.0, "rmsnorm", rows=rows), A100)
+        return float(seconds[0]) - launch_share("rmsnorm") * A100.launch_cycles / A100.clock_hz
+
+    assert busy_s(109) == pytest.approx(busy_s(216)) == pytest.approx(2 * 4096 / 1.7 / A100.clock_hz)
+    assert busy_s(1) == pytest.approx(busy_s(108)) == pytest.approx(busy_s(216) / 2)
+
+
+def test_rmsnorm_loads_and_computes_in_turn() -> None:
+    """One block per row waits for its sum of squares: issue and memory add up. Layernorm overlaps them in part."""
+    issue = 4096 * 10800 / 1.7 / (108 * A100.clock_hz)
+    memory = 12e6 / (A100.l2_bytes_per_clock_sm * 108 * A100.clock_hz)
+    seconds, _ = stream_seconds(streams(4096 * 10800, 12e6, "rmsnorm", rows=10800), A100)
+    launch = launch_share("rmsnorm") * A100.launch_cycles / A100.clock_hz
+    assert seconds[0] == pytest.approx(launch + issue + memory)
+    assert overlap_of("rmsnorm") == 1.0 < overlap_of("layernorm")
 
 
 def test_rows_that_do_not_fit_are_read_twice() -> None:
@@ -93,6 +115,16 @@ def test_keys_and_values_are_reread_where_tiles_run_apart() -> None:
     bytes_s = (moved + 31 * moved / 2) / (A100.dram_bytes_per_s * A100.dram_efficiency)
     assert attention_seconds(heads, slower)[0] == pytest.approx(bytes_s, rel=0.2)
     assert attention_seconds(heads, A100)[0] < 0.6 * bytes_s
+
+
+def test_few_heads_run_with_half_the_queries_per_block() -> None:
+    """4 heads of 1024 queries are 32 tiles of 128 or 64 of 64, on 108 SMs: the smaller tile takes half as long."""
+    heads = Attentions(one(4), one(1024), one(80), one(1024), np.array([False]), one(2), one(1.0), one(1024))
+    kind = GENERATIONS["trtllm-encoder"]
+    per_key = 2 * 64 * 96 / (1024 * kind.efficiency) + 64 / 16
+    expected = kind.launch * A100.launch_cycles / A100.clock_hz + 1024 * per_key / A100.clock_hz
+    encoder = A100.model_copy(update={"attention_kernel": "trtllm-encoder", "l2_bytes_per_clock_sm": 1e6})
+    assert attention_seconds(heads, encoder)[0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_causal_attention_is_half_of_the_whole_for_long_rows() -> None:

@@ -312,10 +312,9 @@ class FakeNvml(ModuleType):
         pass
 
     def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> str:  # noqa: N802
-        raise self.NVMLError
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return f"board {index}"
+        if uuid != b"GPU-1":
+            raise self.NVMLError
+        return "board"
 
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:  # noqa: N802
         return 250_000
@@ -331,7 +330,7 @@ def test_power_of_a_steady_loop(monkeypatch: pytest.MonkeyPatch, counts: bool, h
     nvml = FakeNvml(counts=counts)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("hwmodel.validation.measuring.power.time.perf_counter", lambda: nvml.seconds)
-    found = meter("GPU-1", 0)
+    found = meter("GPU-1")
     assert isinstance(found, Meter)
 
     def burst() -> int:
@@ -341,9 +340,15 @@ def test_power_of_a_steady_loop(monkeypatch: pytest.MonkeyPatch, counts: bool, h
     assert found.steady(burst, 2.0) == Power(pytest.approx(250.0), pytest.approx(250.0 * 1e-3), how)
 
 
+def test_no_meter_for_a_board_that_nvml_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its order of boards is not CUDA's, so a guess might read another one."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(counts=True))
+    assert meter("GPU-2") is None
+
+
 def test_no_meter_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert meter("GPU-1", 0) is None
+    assert meter("GPU-1") is None
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
@@ -352,7 +357,7 @@ def test_no_meter_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
 class Pretended:
     """A machine that takes a microsecond for everything, and is lost at one call where asked."""
 
-    title, protocol, device = "pretended", "pretended timer", "cpu"
+    title, protocol, device, meters_power = "pretended", "pretended timer", "cpu", True
 
     def __init__(self, *, lost_at: int | None = None, broken_at: int | None = None, power: Power | None = None) -> None:
         self.calls, self.lost_at, self.broken_at, self._power = 0, lost_at, broken_at, power
@@ -508,6 +513,8 @@ def test_a_whole_model_is_a_row_of_its_own(tmp_path: Path) -> None:
         (["--grid", GRID, "--on", "tpu", "-o", "m.csv"], "unknown machine 'tpu'"),
         (["--grid", GRID, "--attention", "flash", "-o", "m.csv"], "unknown attention 'flash'"),
         (["--grid", GRID, "--whole", "-o", "m.csv"], "--whole"),
+        (["--grid", GRID, "--on", "cpu", "--protocol", "events", "-o", "m.csv"], "--protocol events: for CUDA devices"),
+        (["--grid", GRID, "--on", "cpu", "--power", "1", "-o", "m.csv"], "nothing measures power here"),
     ],
     ids=" ".join,
 )

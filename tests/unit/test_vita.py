@@ -208,7 +208,7 @@ FC1, GELU, FC2 = hw.matmul(m=197, k=192, n=768), hw.gelu(elements=197 * 768), hw
 
 
 def test_a_function_between_products_hides_behind_them() -> None:
-    """GELU takes 197 * 768 / 32 cycles, less than fc1 after its first row of blocks."""
+    """GELU takes 197 * 768 / 32 cycles: one row of blocks of it is left when fc1 ends, less than fc2's set-up."""
     apart = chain(FC1, GELU, FC2, edges=())
     together = chain(FC1, GELU, FC2, edges=((0, 1), (1, 2)))
     assert apart.costs.cycles[1] == 197 * 768 / 32
@@ -218,11 +218,11 @@ def test_a_function_between_products_hides_behind_them() -> None:
 
 
 def test_what_a_slow_function_adds() -> None:
-    """At one element per cycle: fc1's first row, all of GELU, then what is left of fc2 when its last slice comes."""
+    """At one element per cycle: fc1's first row, all of GELU, then fc2, set up meanwhile."""
     slow = chain(FC1, GELU, FC2, edges=((0, 1), (1, 2)), sfu_elements_per_cycle=1.0)
     fill = BLOCK + PE / BYTES_PER_CYCLE + (PE + 197 * 32) / PORT
-    first_row, rest = fill + 6 * 197, 5 * 24 * 197 + 197
-    assert slow.cycles == pytest.approx(LAYER + first_row + 197 * 768 + rest)
+    first_row, second = fill + 6 * 197, fill + 6 * 24 * 197
+    assert slow.cycles == pytest.approx(LAYER + first_row + 197 * 768 + second)
 
 
 def test_a_residual_is_added_while_its_product_runs() -> None:

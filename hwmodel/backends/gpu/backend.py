@@ -47,6 +47,7 @@ class Gpu:
     name: ClassVar[str] = "gpu"
     modes: ClassVar[tuple[str, ...]] = fusion.MODES
     parameters: ClassVar[type[GpuParameters]] = GpuParameters
+    choices: ClassVar[frozenset[str]] = frozenset({"attention", "sparse_kernel"})
 
     def kinds(self, mode: str) -> frozenset[str]:
         """Every family, in every mode."""
@@ -69,7 +70,9 @@ class Gpu:
 
         asked = ("gpu kernels", options.mode, options.attention)
         kernels = workload.once(asked, lambda: plan(workload, options.mode, options.attention))
-        return occupations(workload, _lowered(workload, kernels, parameters, options), self.cost(workload, parameters, options), parameters)
+        return occupations(
+            workload, _lowered(workload, kernels, parameters, options), self.cost(workload, parameters, options), parameters
+        )
 
     def skip_unit(self, workload: Workload, parameters: GpuParameters, options: Options) -> tuple[int, int]:
         """The largest blocks that block-sparse kernels skip; they skip smaller ones at a lower rate."""
@@ -191,10 +194,13 @@ def _price_attentions(table: AttentionColumns, gpu: GpuParameters, *, burst: boo
 
 
 def _price_streams(table: StreamColumns, gpu: GpuParameters) -> Priced:
-    columns = (table.issue, table.moved_bytes, table.launch, table.slow, table.overlap, table.operations, table.transcendentals)
+    columns = (
+        table.issue, table.rows, table.moved_bytes, table.launch, table.slow, table.overlap, table.operations,
+        table.transcendentals,
+    )  # fmt: skip
     first, inverse = _distinct(*columns)
-    issue, moved, launch, slow, overlap, operations, special = (column[first] for column in columns)
-    seconds, dram = stream_seconds(Streams(issue, moved, launch, slow, overlap), gpu)
+    issue, rows, moved, launch, slow, overlap, operations, special = (column[first] for column in columns)
+    seconds, dram = stream_seconds(Streams(issue, rows, moved, launch, slow, overlap), gpu)
     compute_j = operations * gpu.operation_j + special * gpu.transcendental_j
     seconds, energies = capped(seconds, _energies(compute_j, moved, dram, gpu), gpu, slows=False)
     memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)

@@ -10,7 +10,17 @@ import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, TextArray, Workload
 from hwmodel.backends.gpu.fusion import FOLDS_CONSTANTS, FUSES_STREAMS, Kernel, bias_rows
-from hwmodel.backends.gpu.vector import CHEAP_TRANSCENDENTALS, OVERLAP, issue_rate, launch_share, overlap_of, reads, softmax_slow
+from hwmodel.backends.gpu.vector import (
+    BLOCK_PER_ROW,
+    CHEAP_TRANSCENDENTALS,
+    GATED,
+    OVERLAP,
+    issue_rate,
+    launch_share,
+    overlap_of,
+    reads,
+    softmax_slow,
+)
 from hwmodel.ir.kinds import TRANSCENDENTAL
 
 FP32_BYTES: Final = 4.0
@@ -58,6 +68,7 @@ class StreamColumns:
 
     row: IntArray
     issue: FloatArray
+    rows: FloatArray
     moved_bytes: FloatArray
     launch: FloatArray
     slow: FloatArray
@@ -79,6 +90,7 @@ class Lowered:
 class _Stream:
     row: int
     issue: float
+    rows: float
     moved_bytes: float
     launch: float
     slow: float
@@ -101,6 +113,7 @@ class Lowering:
         self.result_bytes = [self._result_bytes(row) for row in range(len(workload))]
         self.parameter_bytes = (workload.weight_elements * workload.weight_element_bytes).tolist()
         self.inputs = workload.input_elements.tolist()
+        self.scores = ((workload.role == "scores") & workload.fused_in_source).tolist()
         folds = mode in FOLDS_CONSTANTS
         self.vector = [bias and folds for bias in bias_rows(workload)]
 
@@ -113,6 +126,7 @@ class Lowering:
         streams = [self._stream(kernel) for kernel in kernels if kernel.sort == "stream"]
         for kernel in kernels:
             streams += self._casts(kernel)
+        streams += [self._lay_out_heads(kernel.row) for kernel in kernels if self._needs_heads_apart(kernel)]
         streams += [self._cache_write(kernel) for kernel in kernels if self._writes_cache(kernel)]
         by_hand = [kernel.row for kernel in kernels if kernel.sort == "math-attention"]
         streams += [self._softmax_by_hand(row) for row in by_hand]
@@ -190,14 +204,25 @@ class Lowering:
         moved = sum(map(read, members)) * times + self._written(members)
         return _Stream(
             row=kernel.row,
-            issue=sum(self.elements[row] / issue_rate(self.kind[row]) for row in members),
+            issue=sum(self.elements[row] / issue_rate(self._physics(row)) for row in members),
+            rows=max(self._blocks(row) for row in members),
             moved_bytes=moved,
             launch=max(launch_share(self.kind[row]) for row in members),
             slow=max(self._slow(row) for row in members),
-            overlap=min(overlap_of(self.kind[row]) for row in members),
+            overlap=min(overlap_of(self._physics(row)) for row in members),
             operations=float(sum(self.elements[row] for row in members)),
             transcendentals=sum(self.elements[row] * _transcendental_share(self.kind[row]) for row in members),
         )
+
+    def _physics(self, row: int) -> str:
+        """The kind, or :data:`GATED` for an activation of two operands."""
+        gated = self.kind[row] in TRANSCENDENTAL and self.inputs[row] == 2 * self.elements[row]
+        return GATED if gated else self.kind[row]
+
+    def _blocks(self, row: int) -> float:
+        """Rows of a kernel that gives each to a block of threads, where rows are known; else 0."""
+        apart = self._physics(row) in BLOCK_PER_ROW | {GATED}
+        return self.elements[row] / self.cols[row] if apart and self.cols[row] else 0.0
 
     def _slow(self, row: int) -> float:
         return softmax_slow(self.cols[row], self.own_bytes[row]) if self.kind[row] == "softmax" else 1.0
@@ -217,6 +242,16 @@ class Lowering:
         casts += [float(self.inputs[row])] if normalised and self.mode == "eager" else []
         return [self._plain(row, "cast", size, CAST_BYTES * size) for size in casts if size]
 
+    def _needs_heads_apart(self, kernel: Kernel) -> bool:
+        """Whether attention that the source fuses runs as products here: its trace holds no copies of the packed projection."""
+        return kernel.sort == "product" and self.scores[kernel.row] and self.mode != "kernel"
+
+    def _lay_out_heads(self, row: int) -> _Stream:
+        """Batched products step through memory by one stride, so queries, keys and values are first laid out head by head."""
+        work = self.workload
+        values = float(self.inputs[row] + work.batch[row] * work.k[row] * work.n[row])
+        return self._plain(row, "copy", values, 2 * values * self.own_bytes[row])
+
     def _writes_cache(self, kernel: Kernel) -> bool:
         return kernel.sort in {"attention", "math-attention"} and bool(self.workload.causal[kernel.row])
 
@@ -228,7 +263,7 @@ class Lowering:
 
     def _plain(self, row: int, kind: str, elements: float, moved: float) -> _Stream:
         share = elements * _transcendental_share(kind)
-        return _Stream(row, elements / issue_rate(kind), moved, launch_share(kind), 1.0, OVERLAP, elements, share)
+        return _Stream(row, elements / issue_rate(kind), 0.0, moved, launch_share(kind), 1.0, OVERLAP, elements, share)
 
     def _softmax_by_hand(self, row: int) -> _Stream:
         """Softmax between the scores and the context of a hand-made attention that runs unfused."""
@@ -249,5 +284,5 @@ def _stream_columns(streams: list[_Stream]) -> StreamColumns:
         return np.array([getattr(stream, name) for stream in streams], dtype=np.float64)
 
     rows = np.array([stream.row for stream in streams], dtype=np.int64)
-    names = ("issue", "moved_bytes", "launch", "slow", "overlap", "operations", "transcendentals")
+    names = ("issue", "rows", "moved_bytes", "launch", "slow", "overlap", "operations", "transcendentals")
     return StreamColumns(rows, *(column(name) for name in names))

@@ -12,23 +12,28 @@ from hwmodel.backends.base import FloatArray
 from hwmodel.backends.gpu.parameters import GpuParameters
 from hwmodel.ir.kinds import MOVEMENT, REDUCTION, ROWWISE, TRANSCENDENTAL
 
-LAUNCH_SHARE: Final = {
-    "layernorm": 2.5, "groupnorm": 2.5, "batchnorm": 0.73, "rmsnorm": 1.35, "l2norm": 1.35, "softmax": 1.35, "log_softmax": 1.35,
-}  # fmt: skip
-"""Launch latency relative to a product kernel's; Vidur A100 at few tokens: layernorm 6.7, rmsnorm 3.6 us."""
+LAUNCH_SHARE: Final = {"layernorm": 2.35, "groupnorm": 2.35, "softmax": 1.35, "log_softmax": 1.35}
+"""Launch latency relative to a product kernel's; Vidur A100 at few tokens: layernorm 6.9 us with its row."""
 PLAIN_LAUNCH_SHARE: Final = 0.73
-"""Anything else: 1.9-2.0 us for GELU and add in the same rows."""
+"""Anything else: 1.9-2.0 us for GELU and add in the same rows; rmsnorm and gated activations as well, once their one row
+has its own time."""
 
 CHEAP_TRANSCENDENTALS: Final = frozenset({"exp", "sqrt", "rsqrt", "sigmoid", "silu", "log", "log2", "quick_gelu"})
-ISSUE: Final = {"plain": 24.0, "cheap": 8.0, "transcendental": 2.7, "norm": 3.5, "rmsnorm": 1.65, "softmax": 1.9,
-                "reduction": 12.0}  # fmt: skip
+ISSUE: Final = {"plain": 24.0, "cheap": 8.0, "transcendental": 2.7, "norm": 3.5, "rmsnorm": 1.7, "gated": 1.38,
+                "softmax": 1.9, "reduction": 12.0}  # fmt: skip
 """Elements one SM processes per clock. GELU: 330-390 G/s on A100 (FlagPerf, LLMCompass, Vidur); softmax: LLMCompass;
-rmsnorm: Vidur."""
+rmsnorm and gated activations, kernels of serving runtimes that load one value at a time: Vidur (vLLM)."""
+BLOCK_PER_ROW: Final = frozenset({"layernorm", "rmsnorm"})
+"""Kinds whose kernels give every row to one block of threads, so fewer rows than SMs leave SMs without work. Gated
+activations are written that way as well."""
 
 OVERLAP: Final = 6.0
 """p-norm of instruction issue and memory time (GELU on three A100 boards: 328, 390 and 333 G/s)."""
 NORM_OVERLAP: Final = 2.0
-"""Same for normalisations: a row is read, reduced, and only then written (Vidur rmsnorm, 128 KB to 268 MB)."""
+"""Same for layernorm and gated activations, whose few blocks per SM read, compute and write in turn."""
+RMSNORM_OVERLAP: Final = 1.0
+"""None: one block of 1024 threads reads its row, waits for the sum of squares, and only then writes (Vidur rmsnorm, 128 KB
+to 268 MB; A40's held-out rows bear it out)."""
 L2_FADE: Final = 2.0
 """Working sets above the resident share miss more and more, all of it at (1 + L2_FADE) times the share (Vidur adds)."""
 L2_KEPT: Final = 0.6
@@ -49,10 +54,16 @@ SOFTMAX_ODD_FACTOR: Final = 1.5
 """Softmax over rows that are no multiple of 16 bytes: facts/modelling.md."""
 
 
+GATED: Final = "gated"
+"""Physics of an activation times a gate in one kernel, such as SiLU with two operands."""
+
+
 def issue_rate(kind: str) -> float:
     """Elements per clock and SM of one operator kind."""
     if kind in {"softmax", "log_softmax"}:
         return ISSUE["softmax"]
+    if kind == GATED:
+        return ISSUE["gated"]
     if kind in ROWWISE:
         return ISSUE["rmsnorm" if kind == "rmsnorm" else "norm"]
     if kind in REDUCTION or kind in MOVEMENT:
@@ -86,18 +97,22 @@ def softmax_slow(cols: int, element_bytes: float) -> float:
 
 def overlap_of(kind: str) -> float:
     """p-norm of issue and memory time."""
-    return NORM_OVERLAP if kind in ROWWISE and kind not in {"softmax", "log_softmax"} else OVERLAP
+    if kind == "rmsnorm":
+        return RMSNORM_OVERLAP
+    return NORM_OVERLAP if kind in ROWWISE | {GATED} and kind not in {"softmax", "log_softmax"} else OVERLAP
 
 
 @dataclass(frozen=True, eq=False)
 class Streams:
     """Columns of shape (n,): kernels that stream data once.
 
-    ``issue``: SM cycles of instructions, all SMs together. ``moved_bytes``: all reads and writes. ``launch``: share of a
+    ``issue``: SM cycles of instructions, all SMs together. ``rows``: blocks of threads they are shared among, zero where
+    they spread evenly. ``moved_bytes``: all reads and writes. ``launch``: share of a
     product kernel's launch. ``slow``: factor on the time above launch. ``overlap``: p-norm of issue and memory time.
     """
 
     issue: FloatArray
+    rows: FloatArray
     moved_bytes: FloatArray
     launch: FloatArray
     slow: FloatArray
@@ -120,14 +135,15 @@ def stream_seconds(streams: Streams, gpu: GpuParameters) -> tuple[FloatArray, Fl
 
     Notes
     -----
-    ``launch + slow * norm(issue, memory)`` with memory = DRAM part at DRAM rate + the rest at L2 rate. Ignores how rows
-    spread over the SMs: kernels of fewer rows than SMs come out too fast.
+    ``launch + slow * norm(issue, memory)`` with memory = DRAM part at DRAM rate + the rest at L2 rate. Where a block of
+    threads takes a row, the SM with the most rows decides.
     """
     share = dram_share(streams.moved_bytes, gpu)
     dram = streams.moved_bytes * share
     memory = dram / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     l2 = (streams.moved_bytes - dram) / (gpu.l2_bytes_per_clock_sm * gpu.sm_count * gpu.clock_hz)
-    issue = streams.issue / (gpu.sm_count * gpu.clock_hz)
+    per_sm = np.where(streams.rows > 0, np.ceil(streams.rows / gpu.sm_count) / np.maximum(streams.rows, 1.0), 1.0 / gpu.sm_count)
+    issue = streams.issue * per_sm / gpu.clock_hz
     busy = (issue**streams.overlap + (memory + l2) ** streams.overlap) ** (1.0 / streams.overlap)
     seconds: FloatArray = streams.launch * gpu.launch_cycles / gpu.clock_hz + streams.slow * busy
     return seconds, dram

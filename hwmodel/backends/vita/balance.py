@@ -44,30 +44,55 @@ class Jobs:
         if not self.rows:
             turns = -(-self.count // pes)
             tied = float(self.count - pes * (turns - 1)) if self.count else 0.0
-            return Share(self.tiles * turns, tied, self.tiles * max(turns - 1, 0), self.tiles)
-        shares = _scheduled(self.rows, pes)
-        most = max(shares)
-        rest = max(_scheduled(self.rows[pes:], pes))
-        return Share(float(most), float(shares.count(most)), float(rest), float(min(self.rows[:pes])))
+            last = (Finish(self.tiles * turns, tied),) if turns > 1 else ()
+            return Share(self.tiles * turns, tied, self.tiles, (Finish(self.tiles, float(self.count)), *last))
+        ends = _scheduled(self.rows, pes)
+        return Share(float(ends[-1]), float(ends.count(ends[-1])), float(ends[0]), _corners(ends))
+
+
+class Finish(NamedTuple):
+    """A job that ends: tiles that its PE has done by then, and jobs that end with it or later."""
+
+    tiles: float
+    left: float
 
 
 class Share(NamedTuple):
-    """Tiles of the longest share, PEs with a share as long, the longest share once every PE has finished one job, and tiles
-    of the job that is finished first.
+    """Tiles of the longest share, jobs that end with it, tiles of the job that is finished first, and the jobs whose end may
+    settle when a function that follows them one by one is done.
     """
 
     longest: float
     tied: float
-    rest: float
     first: float
+    finishes: tuple[Finish, ...]
 
 
 def _scheduled(rows: Sequence[int], pes: int) -> list[int]:
-    """Tiles of each PE under list scheduling."""
+    """Tiles that the PE of each job has done when the job ends, under list scheduling; ascending."""
     shares = [0] * max(min(pes, len(rows)), 1)
+    ends = []
     for tiles in rows:
-        heapq.heapreplace(shares, shares[0] + tiles)
-    return shares
+        ends.append(shares[0] + tiles)
+        heapq.heapreplace(shares, ends[-1])
+    return sorted(ends)
+
+
+def _corners(ends: Sequence[int]) -> tuple[Finish, ...]:
+    """Upper convex hull of all finishes: whatever a tile and a job's function take, the latest sum of both is at one of them."""
+    hull: list[Finish] = []
+    for tiles in sorted(set(ends)):
+        new = Finish(float(tiles), float(len(ends) - ends.index(tiles)))
+        while len(hull) > 1 and _is_below(hull[-1], hull[-2], new):
+            hull.pop()
+        hull.append(new)
+    return tuple(hull)
+
+
+def _is_below(middle: Finish, left: Finish, right: Finish) -> bool:
+    """Whether a point is on or under the line between its neighbours."""
+    rise = (right.left - left.left) * (middle.tiles - left.tiles)
+    return (middle.left - left.left) * (right.tiles - left.tiles) <= rise
 
 
 def jobs_of(workload: Workload, row: int, pe: ProcessingElement) -> Jobs:
@@ -116,15 +141,33 @@ class Shares:
         """(n,) jobs that hold work."""
         return np.array([one.count for one in self.jobs], dtype=np.int64)
 
-    def on(self, pes: Number) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """The four figures of :class:`Share`: each (n,), or (designs, n) where ``pes`` has shape (designs, 1)."""
+    def on(self, pes: Number) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """``longest``, ``tied`` and ``first`` of :class:`Share`: (n,), or (designs, n) where ``pes`` is (designs, 1)."""
         counts, where = np.unique(np.asarray(pes), return_inverse=True)
-        figures = np.array([self._shares(int(count)) for count in counts], dtype=np.float64)
-        figures = figures.reshape(len(counts), len(self.jobs), len(Share._fields))
-        chosen = figures[0] if np.ndim(pes) == 0 else figures[where.reshape(-1)]
-        return chosen[..., 0], chosen[..., 1], chosen[..., 2], chosen[..., 3]
+        figures = np.array([[one[:3] for one in self._shares(int(count))] for count in counts], dtype=np.float64)
+        chosen = _by_design(figures.reshape(len(counts), len(self.jobs), 3), where, pes)
+        return chosen[..., 0], chosen[..., 1], chosen[..., 2]
+
+    def finishes(self, pes: Number, chosen: IntArray) -> list[tuple[FloatArray, FloatArray]]:
+        """Corner by corner the ``tiles`` and ``left`` of :class:`Finish` for the ``chosen`` products, shaped as :meth:`on`.
+
+        A product with fewer corners than another repeats its last one.
+        """
+        counts, where = np.unique(np.asarray(pes), return_inverse=True)
+        corners = [[self._shares(int(count))[row].finishes for row in chosen] for count in counts]
+        most = max((len(one) for mine in corners for one in mine), default=0)
+        padded = np.array([[one + one[-1:] * (most - len(one)) for one in mine] for mine in corners], dtype=np.float64)
+        padded = padded.reshape(len(counts), len(chosen), most, 2)
+        tiles, left = padded[..., 0], padded[..., 1]
+        return [(_by_design(tiles[..., one], where, pes), _by_design(left[..., one], where, pes)) for one in range(most)]
 
     def _shares(self, pes: int) -> list[Share]:
         if pes not in self._known:
             self._known[pes] = [one.share(pes) for one in self.jobs]
         return self._known[pes]
+
+
+def _by_design(figures: FloatArray, where: IntArray, pes: Number) -> FloatArray:
+    """Figures of every count of PEs spread over the designs that have it; those of the only one where there is one design."""
+    chosen: FloatArray = figures[0] if np.ndim(pes) == 0 else figures[where.reshape(-1)]
+    return chosen

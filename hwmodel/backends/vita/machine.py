@@ -12,7 +12,7 @@ from hwmodel.backends.vita.energy import Energy, energy
 from hwmodel.backends.vita.memory import streams
 from hwmodel.backends.vita.parameters import Design, ProcessingElement, VitaParameters
 from hwmodel.backends.vita.timing import ProductTime, Work, exposed_cycles, product_time, special_passes
-from hwmodel.backends.vita.units import Units, units_of
+from hwmodel.backends.vita.units import NOBODY, Units, units_of
 
 _NO_JOBS = Jobs(0.0, 0)
 
@@ -67,9 +67,11 @@ class Prepared:
         """Price every distinct unit; see :mod:`hwmodel.backends.vita.timing` and :mod:`hwmodel.backends.vita.energy`."""
         own, pe = self.units.workload, self.pe
         design = Design.of(pe, parameters, options.mode)
-        longest, tied, rest, first = self.shares.on(design.pes)
+        longest, tied, first = self.shares.on(design.pes)
         first = np.where(self.shares.count < self.all_jobs, 0.0, first)
-        work = Work(self.shares.tiles, self.shares.count, longest, tied, rest, first)
+        beside = (self.units.before != NOBODY).nonzero()[0]
+        finishes = self.shares.finishes(design.pes, self.units.after[beside])
+        work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first, finishes)
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
         alive = ~own.constant & (~product | (work.tiles > 0))

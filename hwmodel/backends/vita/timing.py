@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,32 +54,37 @@ def special_passes(workload: Workload) -> IntArray:
 class Work:
     """What the PEs have to do for each product; (n,) or (designs, n).
 
-    ``tiles`` and ``rows`` hold work (a head of attention is a row); ``longest`` is the largest share of tiles of one PE,
-    ``tied`` PEs have as much, ``rest`` is the largest share once every PE has finished a row, ``first`` tiles has the row that
-    is finished first: none where a row is empty, for its outputs are there from the start.
+    ``tiles`` and ``rows`` hold work (a head of attention is a row), of ``all_rows``, on ``pes`` PEs; ``longest`` is the largest share of tiles of
+    one PE, ``tied`` PEs have as much, ``first`` tiles has the row that is finished first: none where a row is empty, for its
+    outputs are there from the start. ``finishes`` holds, for the products that feed a function beside the next one, what
+    :meth:`~hwmodel.backends.vita.balance.Shares.finishes` returns.
     """
 
     tiles: FloatArray
     rows: IntArray
+    all_rows: IntArray
+    pes: Number
     longest: FloatArray
     tied: FloatArray
-    rest: FloatArray
     first: FloatArray
+    finishes: Sequence[tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, eq=False)
 class ProductTime:
     """Cycles of each product: ``setup`` before anything runs, then ``running``; ``starved`` where PEs wait for a supplier.
 
-    ``first`` of the running cycles pass until a first row (or head) is finished, ``last`` are left once its last input (or
-    last head's) is there, DRAM is busy in ``transfer`` of them.
+    ``filling`` of the running cycles pass before the first PE works, ``first`` until a first row (or head) is finished; DRAM
+    is busy in ``transfer`` of them. Suppliers alone would take ``supplied`` cycles, the slowest ``interval`` for each visit.
     """
 
     setup: FloatArray
     running: FloatArray
+    filling: FloatArray
     first: FloatArray
-    last: FloatArray
     transfer: FloatArray
+    interval: FloatArray
+    supplied: FloatArray
     starved: BoolArray
 
     @property
@@ -125,13 +131,14 @@ def product_time(workload: Workload, work: Work, moved: Streams, design: Design)
     starved = supplied + tokens
     worked = filling + np.maximum(work.tied - 1, 0) * _largest(fetch, port, block) + work.longest * workload.m
     running = np.where(alive, np.maximum(worked, starved), 0.0)
-    begun = (work.longest - work.rest) * (1 - 1 / moved.passes)
     return ProductTime(
         setup=np.where(alive, parameters.cycles_per_layer, 0.0),
         running=running,
+        filling=np.where(alive, filling, 0.0),
         first=np.where(work.first > 0, np.minimum(filling + work.first * workload.m, running), 0.0),
-        last=np.minimum(np.where(workload.parameter, (work.rest + begun) * workload.m + tokens, work.first * workload.m), running),
         transfer=transfer,
+        interval=np.where(alive, (supplied - filling) / np.maximum(moved.visits, 1), 0.0),
+        supplied=np.where(alive, starved, 0.0),
         starved=alive & (starved > worked),
     )
 
@@ -146,29 +153,61 @@ def _largest(*terms: FloatArray) -> FloatArray:
 def exposed_cycles(units: Units, work: Work, products: ProductTime, busy: FloatArray, transfer: FloatArray) -> FloatArray:
     """Cycles that each special function adds to what the products beside it take; all of its own where it stands alone.
 
-    Between products A and B it starts with A's first finished row (or head) and feeds B slice by slice. When the last slice
-    comes, PEs have begun as many rows of B as there are PEs and have the others still to do, of heads the last one:
-    ``max(A + B, first of A + function + last of B)``. Heads of the last turn of A end together, and those of the first turn
-    of B wait for each other's function, which adds ``A + turn + last of B`` and ``first of A + turn + B``. A residual may be
-    added before, while and after its product runs: ``max(A, function)``. DRAM serves one after the other.
+    Between products A and B it takes A's rows as they are finished, and B begins when it is done, for a row of a weight reads
+    every feature; B is set up meanwhile. Of heads of attention each has a function of its own, see :func:`_beside_heads`. A
+    residual may be added before, while and after its product runs: ``max(A, function)``. DRAM serves one after the other.
 
     Parameters
     ----------
     busy, transfer : cycles of the special-function unit and of DRAM, by unit
     """
     own = np.maximum(busy, transfer)
-    after, before = units.after, units.before
-    running, first = products.running, products.first
-    paired = before != NOBODY
-    ready = np.where(paired, first[..., after], 0.0)
-    last = np.where(paired, products.last[..., before], 0.0)
-    end_a = running[..., after]
-    whole_b = np.where(paired, running[..., before], 0.0)
-    both = end_a + np.where(paired, products.setup[..., before], 0.0) + whole_b
-    heads = paired & ~units.workload.parameter[after] & ~units.workload.parameter[before]
-    turn = own * np.divide(work.tied, work.rows, out=np.zeros_like(work.tied), where=work.rows > 0)[..., after] * heads
-    ends = _largest(ready + own + last, (end_a + turn + last) * heads, (ready + turn + whole_b) * heads)
-    spare = (running - products.transfer)[..., after]
-    beside = _largest(ends - both, transfer - spare, np.zeros_like(both))
-    exposed: FloatArray = np.where(after == NOBODY, own, beside)
-    return exposed
+    after = units.after
+    spare = (products.running - products.transfer)[..., after]
+    beside = np.where(after == NOBODY, own, _largest(own - products.running[..., after], transfer - spare, np.zeros_like(own)))
+    paired = (units.before != NOBODY).nonzero()[0]
+    if len(paired):
+        late = _late(units, work, products, own, paired)
+        beside = np.broadcast_to(beside, (*late.shape[:-1], len(units))).copy()
+        beside[..., paired] = np.maximum(beside[..., paired], late)
+    return beside
+
+
+def _late(units: Units, work: Work, products: ProductTime, own: FloatArray, paired: IntArray) -> FloatArray:
+    """Cycles by which functions between two products delay the second; (paired,) or (designs, paired)."""
+    first, second = units.after[paired], units.before[paired]
+    heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
+    ready = products.running[..., first] + products.setup[..., second]
+    done = _done(units, work, products, own[..., paired], first)
+    beside_heads = _beside_heads(work, products, own[..., paired], first, second) - products.running[..., second]
+    return np.maximum(np.where(heads, beside_heads, done) - ready, 0.0)
+
+
+def _done(units: Units, work: Work, products: ProductTime, own: FloatArray, first: IntArray) -> FloatArray:
+    """When the function of each row of a product is done, first come first served: its cycles from the end of the set-up.
+
+    It works without a pause from the end of some row on: the latest of ``end of the row + functions of all rows that end with
+    it or later``. Rows without a kept block are there from the start. Where a supplier is the bound, PEs end their last rows one
+    interval of the supplier after the other, and their functions queue: the core then shares the product among no more PEs than
+    are fed, which is the mean number of busy ones and one for the rounding.
+    """
+    each = own / np.maximum(work.all_rows, 1)[first]
+    together = np.maximum(each - products.interval[..., first], 0.0)
+    fed = np.divide(work.tiles * units.workload.m, products.supplied, out=np.zeros_like(products.supplied), where=work.tiles > 0)
+    others = np.maximum(np.minimum(np.minimum(work.rows, work.pes) - 1, fed), 0)[..., first]
+    done = _largest(own, products.running[..., first] + each, products.supplied[..., first] + each + others * together)
+    for tiles, left in work.finishes:
+        done = np.maximum(done, products.filling[..., first] + tiles * units.workload.m[first] + left * each)
+    return done
+
+
+def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
+    """When attention ends: heads of the first product wait for a PE, then for their softmax, then for a PE again.
+
+    The latest of ``first head + function + last head``; ``product + turn + last head``, for the heads of the last turn end
+    together; and ``first head + turn + product``, for those of the first turn wait for each other's function.
+    """
+    running = products.running[..., second]
+    ready, last = products.first[..., first], products.first[..., second]
+    turn = own * np.divide(work.tied, work.rows, out=np.zeros_like(work.tied), where=work.rows > 0)[..., first]
+    return _largest(ready + own + last, products.running[..., first] + turn + last, ready + turn + running)

@@ -24,6 +24,7 @@ from hwmodel.validation.calibration.observations import (
     WHOLE_MODEL,
     Observations,
     check_dtypes,
+    check_plausible,
     check_separable,
     observations,
     read_rows,
@@ -93,6 +94,7 @@ def calibrate(
     rows = read_rows(path, dtype=dtype, device=device)
     found = observations(rows, card, path)
     check_separable(found, card, mode)
+    check_plausible(found, card, mode, path)
     free = fields_named(card, power_mode, fields) if fields else fields_by_default(card, mode, found)
     fit_rows = int((~found.held_out).sum())
     if fit_rows < max(LEAST_FIT_ROWS, 2 * len(free)):

@@ -26,6 +26,8 @@ LEAST_FIT_ROWS, LEAST_HELD_OUT_ROWS = 8, 3
 HELD_OUT_OF = 3
 CHUNK = 20_000
 """Operators times designs priced in one call: bounds the memory."""
+FAR_OFF = 200.0
+"""Measured over predicted time that no constant explains: a wrong prefix of the unit is a factor of 1000."""
 WHOLE_MODEL = "image"
 """Shapes of rows that timed a whole model begin with it."""
 
@@ -122,7 +124,7 @@ def observations(rows: Sequence[MeasuredRow], card: Card, path: str | Path) -> O
     if fit < LEAST_FIT_ROWS or held < LEAST_HELD_OUT_ROWS:
         raise HwmodelError(
             f"{path}: {fit} operator latencies to fit and {held} held out, expected at least {LEAST_FIT_ROWS} and "
-            f"{LEAST_HELD_OUT_ROWS}; measure more shapes"
+            f"{LEAST_HELD_OUT_ROWS}; measure more shapes, for example with --grid"
         )
     return observed(chosen, card, held_out)
 
@@ -171,6 +173,16 @@ def check_separable(found: Observations, card: Card, mode: str) -> None:
             raise HwmodelError(
                 f"mode {mode} of {card.name} prices whole programs, not single operators; choose another with --mode"
             )
+
+
+def check_plausible(found: Observations, card: Card, mode: str, path: str | Path) -> None:
+    """Raise :class:`HwmodelError` where most rows are hundreds of times what the card says: another unit, or another machine."""
+    ratio = float(np.median(found.measured_s / found.predict(card, mode)[found.of]))
+    if not 1 / FAR_OFF < ratio < FAR_OFF:
+        raise HwmodelError(
+            f"{path}: its rows take {ratio:.3g} times what {card.name} says (median); check the column unit, and that "
+            f"{card.name} is the card of that machine"
+        )
 
 
 def _nothing() -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:

@@ -39,12 +39,16 @@ class Timing(NamedTuple):
 class Machine(Protocol):
     """What :func:`hwmodel.validation.measuring.session.measure` needs of a machine.
 
-    ``title`` names it in the file, ``protocol`` says how it times, ``device`` is PyTorch's name of it.
+    ``title`` names it in the file, ``protocol`` says how it times, ``device`` is PyTorch's name of it, and
+    ``meters_power`` tells whether :meth:`power` ever finds any.
     """
 
     title: str
     protocol: str
     device: str
+
+    @property
+    def meters_power(self) -> bool: ...
 
     def time(self, call: Call, seconds: float) -> Timing:
         """Time a call for about ``seconds``."""
@@ -74,6 +78,7 @@ class Processor:
     """This processor, by its own clock, with warm caches."""
 
     device = "cpu"
+    meters_power = False
 
     def __init__(self, title: str = "host-cpu", clock: Callable[[], float] = time.perf_counter) -> None:
         import torch
@@ -134,7 +139,12 @@ class CudaDevice:
         self.title = properties.name
         self.protocol = "CUDA graph" if self._graph else "CUDA events, L2 flushed"
         self._flush = torch.empty(2 * max(properties.L2_cache_size, 1 << 25), dtype=torch.int8, device=self.device)
-        self._meter = meter(f"GPU-{properties.uuid}", index)
+        self._meter = meter(f"GPU-{properties.uuid}")
+
+    @property
+    def meters_power(self) -> bool:
+        """Whether NVML knows this board."""
+        return self._meter is not None
 
     def time(self, call: Call, seconds: float) -> Timing:
         """Warm up, then take samples for about ``seconds``."""
@@ -203,20 +213,24 @@ class CudaDevice:
             return False
 
 
-def machine(on: str | None = None, protocol: str = "graph") -> Machine:
+def machine(on: str | None = None, protocol: str | None = None) -> Machine:
     """The machine to time on: ``cpu``, ``cuda`` or ``cuda:1``; CUDA where there is one if None.
+
+    ``protocol`` is a CUDA device's, the first of :data:`PROTOCOLS` where None.
 
     Raises
     ------
     HwmodelError
-        A device that does not exist here.
+        A device that does not exist here, or a protocol that it does not have.
     """
     import torch
 
     if on is None:
         on = "cuda" if torch.cuda.is_available() else "cpu"
     if on == "cpu":
+        if protocol is not None:
+            raise HwmodelError(f"--protocol {protocol}: for CUDA devices; the processor is timed by its own clock")
         return Processor()
     if on.partition(":")[0] != "cuda" or not (on == "cuda" or on[5:].isdigit()):
         raise UnknownNameError("machine", on, ("cpu", "cuda", "cuda:1"))
-    return CudaDevice(on, protocol)
+    return CudaDevice(on, protocol or PROTOCOLS[0])

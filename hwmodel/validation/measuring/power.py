@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 SAMPLE_S = 0.02
-SETTLE_S = 0.5
-"""Left out at the start: the board's power reading averages over up to a few hundred milliseconds."""
+SETTLE_S = 1.0
+"""Left out at the start: most boards since Ampere report the mean of the last second (NVML, nvmlDeviceGetPowerUsage)."""
 
 
 class Power(NamedTuple):
@@ -88,8 +88,8 @@ class _Sampler:
         return sum(self._found) / len(self._found)
 
 
-def meter(uuid: str, index: int) -> Meter | None:
-    """The meter of a CUDA device, by its UUID (else its index); None without NVML."""
+def meter(uuid: str) -> Meter | None:
+    """The meter of a CUDA device, by its UUID; None where NVML does not know it: its order of boards is not CUDA's."""
     try:
         import pynvml
     except ImportError:
@@ -100,9 +100,5 @@ def meter(uuid: str, index: int) -> Meter | None:
         return None
     try:
         return Meter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid.encode()))
-    except (pynvml.NVMLError, TypeError):
-        pass
-    try:
-        return Meter(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
     except pynvml.NVMLError:
         return None

@@ -1,0 +1,181 @@
+"""The Dash application: which control changes what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib.resources import files
+from typing import Any
+
+from dash import Dash, Input, Output, ctx, html, no_update
+from dash import State as Held
+from dash.exceptions import PreventUpdate
+
+from hwmodel.errors import HwmodelError
+from hwmodel.reporting.style import css_variables
+from hwmodel.ui import page, saving
+from hwmodel.ui.machines import default_modes
+from hwmodel.ui.opening import opened
+from hwmodel.ui.state import State, search_of
+from hwmodel.ui.workbench import Workbench
+
+_REBUILDING = ("model", "device", "mode", "power")
+"""Choices on which it depends what the other controls may be."""
+
+
+def _values(moving: Collection[str]) -> dict[str, Any]:
+    """The values of all controls; a callback runs when one of ``moving`` changes."""
+    return {name: (Input if name in moving else Held)(name, "value") for name in page.KNOBS}
+
+
+_VALUES = _values(page.KNOBS)
+_ADDRESS = Held("address", "search")
+_READINGS = {name: Output(f"value-{name}", "children") for name in page.SLIDERS}
+_DRAGGED = {name: Input(name, "drag_value") for name in page.SLIDERS}
+_SHOWN = {
+    "totals": Output("totals", "children"),
+    "trust": Output("trust", "children"),
+    "latency": Output("latency", "children"),
+    "energy": Output("energy", "children"),
+    "roofline": Output("roofline", "figure"),
+    "pareto": Output("pareto", "figure"),
+    "position": Output("position", "children"),
+}
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1"><title>{%title%}</title>{%css%}
+<style>:root {LIGHT} @media (prefers-color-scheme: dark) {:root {DARK}}</style></head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+</html>"""
+
+
+def make_app(bench: Workbench) -> Dash:
+    """The application over a workbench; it takes everything from this machine and nothing from another."""
+    app = Dash(
+        "hwmodel", title="hwmodel explorer", update_title="", serve_locally=True, assets_folder=str(files("hwmodel.ui") / "assets"),
+        suppress_callback_exceptions=True, include_assets_files=True,
+    )  # fmt: skip
+    light, dark = (f"{{{css_variables(dark=night)}}}" for night in (False, True))
+    app.index_string = _PAGE.replace("{LIGHT}", light).replace("{DARK}", dark)
+    app.layout = page.layout
+    _connect_address(app, bench)
+    _connect_answer(app, bench)
+    _connect_saving(app, bench)
+    return app
+
+
+def _connect_address(app: Dash, bench: Workbench) -> None:
+    """The address makes the controls; the controls write the address.
+
+    ``written`` holds what they wrote last, so that moving a slider does not make the controls anew, and going back does.
+    """
+
+    @app.callback(
+        Output("controls", "children"), Output("notice", "children"), Input("address", "search"), Held("written", "data")
+    )  # fmt: skip
+    def build(search: str | None, written: str | None) -> tuple[Any, Any]:
+        if search and search == written:
+            raise PreventUpdate
+        state, notes = opened(bench, search)
+        return page.controls(bench, state), [html.P(f"{note[0].upper()}{note[1:]}.") for note in notes]
+
+    @app.callback(
+        Output("address", "search"), Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS},
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def write(values: dict[str, Any], search: str | None) -> tuple[str, Any]:
+        before, _ = opened(bench, search)
+        if _moved(before, values):
+            return search_of(adapted(bench, before, values)), None
+        return (search_of(page.state_of(bench, values)),) * 2
+
+
+def _moved(before: State, values: Mapping[str, Any]) -> list[str]:
+    """Choices that differ from those the controls were built for."""
+    return [name for name in _REBUILDING if (values[name] or "") != getattr(before, name)]
+
+
+def _wait_for_controls(bench: Workbench, search: str | None, values: Mapping[str, Any]) -> None:
+    """Answer nothing while controls of another model or machine are on their way."""
+    if _moved(opened(bench, search)[0], values):
+        raise PreventUpdate
+
+
+def adapted(bench: Workbench, before: State, values: Mapping[str, Any]) -> State:
+    """The state after another model, device or mode was chosen, with everything kept that means the same there."""
+    moved = {name: values[name] for name in _moved(before, values)}
+    kept = page.state_of(bench, {**values, **{name: getattr(before, name) for name in _REBUILDING}})
+    changes: dict[str, Any] = dict(moved)
+    if "device" in moved:
+        mode, power = default_modes(bench.card(values["device"]))
+        changes |= {"mode": mode, "power": power}
+    if "device" in moved or "power" in moved:
+        changes |= {"array": ""}
+    if "model" in moved:
+        model = bench.models.get(values["model"])
+        changes |= {"heads": 0, "tokens": 0} | ({"batch": model.first.batch} if model.batches.fixed else {})
+    return kept.but(**changes)
+
+
+def _connect_answer(app: Dash, bench: Workbench) -> None:
+    """Every move is priced; its neighbours are priced when the slider rests."""
+
+    @app.callback(
+        output={"shown": _SHOWN, "readings": _READINGS, "refusal": Output("refusal", "children")},
+        inputs={"values": _VALUES, "dragged": _DRAGGED, "priced": Input("priced", "data"), "search": _ADDRESS},
+        prevent_initial_call=True,
+    )
+    def answer(values: dict[str, Any], dragged: dict[str, Any], priced: Any, search: str | None) -> dict[str, Any]:
+        _wait_for_controls(bench, search, values)
+        state = page.state_of(bench, values | _in_hand(dragged))
+        readings = page.readings(bench, state)
+        try:
+            found = page.shown(bench.answer(state), bench.known_grid(state))
+        except HwmodelError as error:
+            unchanged = dict.fromkeys(_SHOWN, no_update)
+            return {"shown": unchanged, "readings": readings, "refusal": f"Not priced, the figures are those before: {error}"}
+        return {"shown": found, "readings": readings, "refusal": ""}
+
+    others = [name for name in page.KNOBS if name not in {"density", "tokens"}]
+
+    @app.callback(Output("priced", "data"), inputs={"values": _values(others), "search": _ADDRESS}, prevent_initial_call=True)
+    def price_neighbours(values: dict[str, Any], search: str | None) -> str:
+        _wait_for_controls(bench, search, values)
+        state = page.state_of(bench, values)
+        if bench.known_grid(state) is not None:
+            raise PreventUpdate
+        try:
+            bench.grid(state)
+        except HwmodelError as error:  # the answer itself says why
+            raise PreventUpdate from error
+        return search_of(state)
+
+
+def _in_hand(dragged: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the sliders that are being dragged right now."""
+    triggered = set(ctx.triggered_prop_ids)
+    return {
+        name: value
+        for name, value in dragged.items()
+        if f"{name}.drag_value" in triggered and f"{name}.value" not in triggered and value is not None
+    }
+
+
+def _connect_saving(app: Dash, bench: Workbench) -> None:
+    """Files are made here and downloaded by the browser; nothing is written on this machine."""
+
+    @app.callback(
+        output={"file": Output("file", "data"), "told": Output("saved", "children")},
+        inputs={"clicks": [Input(f"save-{what}", "n_clicks") for what in page.SAVED]},
+        state={"values": _values(())},
+        running=[(Output(f"save-{what}", "disabled"), True, False) for what in page.SAVED],
+        prevent_initial_call=True,
+    )
+    def save(clicks: list[int | None], values: dict[str, Any]) -> dict[str, Any]:
+        if not any(clicks):
+            raise PreventUpdate
+        state = page.state_of(bench, values)
+        try:
+            name, content = saving.file_of(bench, state, str(ctx.triggered_id).removeprefix("save-"))
+        except HwmodelError as error:
+            return {"file": no_update, "told": f"Not saved: {error}"}
+        return {"file": {"filename": name, "content": content, "type": "text/plain"}, "told": f"Saved as {name}"}

@@ -1,0 +1,135 @@
+"""The two interactive figures, as plain plotly documents. Colours come from the page: a trace's uid names its colour there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log10
+from typing import Any
+
+from hwmodel.reporting.breakdown import ROLES
+from hwmodel.reporting.ceilings import Ceilings, ceilings_of
+from hwmodel.reporting.units import percent, prefix_of, si
+from hwmodel.reporting.variants import Case
+from hwmodel.ui.views import Dot, dots
+from hwmodel.ui.workbench import Answer, Grid
+
+Document = dict[str, Any]
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon")
+"""A marker for every key of ROLES, so that colour is not all that tells them apart."""
+
+
+def _layout(x: Document, y: Document) -> Document:
+    axes = {"zeroline": False, "automargin": True, "fixedrange": True}
+    return {
+        "xaxis": axes | x,
+        "yaxis": axes | y,
+        "height": 300,
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 44},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 12},
+        "showlegend": False,
+        "hovermode": "closest",
+        "uirevision": "kept",
+    }
+
+
+def roofline(answer: Answer) -> Document:
+    """Achieved MAC/s by layer type over MACs per byte, dense as rings, with the ceilings that the card states."""
+    dense, now = dots(answer.dense), dots(answer.now)
+    ceilings = ceilings_of(Case("now", answer.now))
+    placed = [*dense, *now]
+    if not placed:
+        return {"data": [], "layout": _layout({"visible": False}, {"visible": False}) | {"annotations": [_NO_TRAFFIC]}}
+    low_x, high_x = min(dot.macs_per_byte for dot in placed) / 3, max(dot.macs_per_byte for dot in placed) * 3
+    top = max([dot.macs_per_s for dot in placed] + [ceilings.macs_per_s or 0.0]) * 2
+    low = min(dot.macs_per_s for dot in placed) / 3
+    lines = _ceiling_lines(ceilings, low_x, high_x, top)
+    layout = _layout(
+        {"type": "log", "title": {"text": "executed MACs per byte of off-chip traffic"}, "range": [log10(low_x), log10(high_x)], "dtick": 1},
+        {"type": "log", "title": {"text": "achieved MAC/s"}, "range": [log10(low), log10(top)], "dtick": 1, "exponentformat": "SI"},
+    )  # fmt: skip
+    return {"data": [*lines, _rings(dense), *(_dot(dot) for dot in now)], "layout": layout}
+
+
+_NO_TRAFFIC = {"text": "this mode counts no off-chip traffic", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+
+
+def _ceiling_lines(ceilings: Ceilings, low: float, high: float, top: float) -> list[Document]:
+    """Peak and bandwidth, each where the card states it."""
+    lines = []
+    if ceilings.macs_per_s:
+        text = f"peak {si(ceilings.macs_per_s, 'MAC/s')}<br>{ceilings.macs_from}"
+        lines.append(_line("peak", [low, high], [ceilings.macs_per_s] * 2, text))
+    if ceilings.bytes_per_s:
+        last = min(high, top / ceilings.bytes_per_s)
+        text = f"{si(ceilings.bytes_per_s, 'B/s')}<br>{ceilings.bytes_from}"
+        lines.append(_line("bandwidth", [low, last], [low * ceilings.bytes_per_s, last * ceilings.bytes_per_s], text))
+    return lines
+
+
+def _line(uid: str, x: Sequence[float], y: Sequence[float], text: str) -> Document:
+    return {
+        "type": "scatter", "mode": "lines", "uid": uid, "x": list(x), "y": list(y), "line": {"width": 1.5},
+        "hovertemplate": f"{text}<extra></extra>",
+    }  # fmt: skip
+
+
+def _rings(dense: Sequence[Dot]) -> Document:
+    return {
+        "type": "scatter", "mode": "markers", "uid": "dense",
+        "x": [dot.macs_per_byte for dot in dense], "y": [dot.macs_per_s for dot in dense],
+        "marker": {"size": [_size(dot) for dot in dense], "symbol": [_symbol(dot) for dot in dense], "line": {"width": 1.5}},
+        "text": [f"{ROLES[dot.role]}, dense: {si(dot.macs_per_s, 'MAC/s')}" for dot in dense],
+        "hovertemplate": "%{text}<extra></extra>",
+    }  # fmt: skip
+
+
+def _dot(dot: Dot) -> Document:
+    text = f"{ROLES[dot.role]}: {si(dot.macs_per_s, 'MAC/s')}, {percent(dot.share)} of the time"
+    return {
+        "type": "scatter", "mode": "markers", "uid": f"role-{dot.role}", "x": [dot.macs_per_byte], "y": [dot.macs_per_s],
+        "marker": {"size": _size(dot), "symbol": _symbol(dot)}, "hovertemplate": f"{text}<extra></extra>",
+    }  # fmt: skip
+
+
+def _size(dot: Dot) -> float:
+    """Diameter in pixels; the area follows the share of the latency."""
+    return 8 + 24 * float(min(dot.share, 1.0) ** 0.5)
+
+
+def _symbol(dot: Dot) -> str:
+    return SYMBOLS[list(ROLES).index(dot.role)]
+
+
+def pareto(answer: Answer, grid: Grid | None) -> Document:
+    """Latency over kept work: the grid, the front among it, and the current state."""
+    answers = () if grid is None else grid.answers
+    longest = max(one.now.latency_s for one in (*answers, answer))
+    worth, prefix = prefix_of(longest)
+    data = []
+    if grid is not None:
+        front = _scatter("front", grid.front, worth, "on the front") | {"mode": "lines+markers"}
+        data = [_scatter("grid", grid.answers, worth, ""), front]
+    layout = _layout(
+        {"title": {"text": "kept work (% of the dense model's MACs)"}, "range": [-3, 104]},
+        {"title": {"text": f"latency ({prefix}s)"}, "range": [0, 1.08 * longest / worth], "rangemode": "tozero"},
+    )
+    return {"data": [*data, _scatter("current", [answer], worth, "this state") | {"cliponaxis": False}], "layout": layout}
+
+
+def _scatter(uid: str, answers: Sequence[Answer], worth: float, what: str) -> Document:
+    return {
+        "type": "scatter", "mode": "markers", "uid": uid,
+        "x": [100 * one.kept_share for one in answers], "y": [one.now.latency_s / worth for one in answers],
+        "marker": {"size": 16 if uid == "current" else 7, "symbol": "diamond" if uid == "current" else "circle"},
+        "text": [f"{_named(one)}{', ' + what if what else ''}" for one in answers],
+        "hovertemplate": "%{text}<extra></extra>",
+    }  # fmt: skip
+
+
+def _named(answer: Answer) -> str:
+    state = answer.state
+    cost = f"{si(answer.now.latency_s, 's')}, {si(answer.now.energy_j, 'J')}"
+    return f"density {state.density:g}, {state.tokens or 'all'} tokens: {cost}"

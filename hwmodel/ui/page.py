@@ -1,0 +1,215 @@
+"""The page itself: its controls, and an answer as elements. Every control has a label with its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dash import dcc, html
+
+from hwmodel.reporting.breakdown import ROLES
+from hwmodel.ui import machines, views
+from hwmodel.ui.figures import pareto, roofline
+from hwmodel.ui.state import BANDWIDTHS, BATCHES, BLOCKS, RULES, State
+from hwmodel.ui.workbench import Answer, Grid, Workbench
+
+CHOICES = ("model", "device", "mode", "power", "block", "lie")
+SLIDERS = ("density", "heads", "tokens", "batch", "array", "bandwidth")
+KNOBS = (*CHOICES, *SLIDERS)
+SAVED = {
+    "recipe": "how the model is pruned, for --recipe (.toml)",
+    "card": "the machine with its array and bandwidth as set here, for --device (.toml)",
+    "report": "dense beside this state, one HTML file",
+}
+"""What a state can be saved as, with what each is for."""
+_PLOT = {"displayModeBar": False, "responsive": True}
+_BATCH_TRIED = 64
+"""Batch at which a field that a machine depends on shows it, hosts and launches being hidden behind the work."""
+
+
+def layout() -> Any:
+    """The empty page. ``written`` and ``priced`` tell callbacks what others did."""
+    return html.Main(
+        [
+            dcc.Location(id="address", refresh=False),
+            dcc.Store(id="written"),
+            dcc.Store(id="priced"),
+            html.H1("hwmodel explorer"),
+            html.P("What a Vision Transformer costs on a machine while you prune the one and change the other.", className="lead"),
+            html.Div(id="notice", role="alert"),
+            html.Div([html.Div(id="controls", className="controls"), _results()], className="columns"),
+        ]
+    )
+
+
+def _results() -> Any:
+    return html.Div(
+        [
+            html.Div(id="refusal", role="alert"),
+            html.Div(id="totals", className="totals"),
+            html.P(id="trust", className="trust"),
+            html.Div(
+                [
+                    _panel("Latency by layer type", html.Div(id="latency")),
+                    _panel("Energy by layer type", html.Div(id="energy")),
+                    _panel("Roofline", _graph("roofline"), "Rings: dense. Filled: this state; the area is the share of the time."),
+                    _panel("Pareto position", _graph("pareto"), html.Span(id="position")),
+                ],
+                className="panels",
+            ),
+            _legend(),
+            _saving(),
+        ],
+        id="results",
+    )
+
+
+def _graph(name: str) -> Any:
+    return dcc.Graph(id=name, config=_PLOT, className="graph")
+
+
+def _panel(heading: str, body: Any, caption: Any = None) -> Any:
+    return html.Section([html.H2(heading), body, *([] if caption is None else [html.P(caption, className="caption")])])
+
+
+def _legend() -> Any:
+    entries = [html.Li([html.Span(className=f"swatch role-{role}"), name]) for role, name in ROLES.items()]
+    return html.Ul(entries, className="legend")
+
+
+def _saving() -> Any:
+    buttons = [html.Button(f"Save as {what}", id=f"save-{what}", title=told) for what, told in SAVED.items()]
+    return html.Div([*buttons, html.Span(id="saved", role="status"), dcc.Download(id="file")], className="saving")
+
+
+def controls(bench: Workbench, state: State) -> list[Any]:
+    """Every control at its place for a state; what does not apply is greyed out, with the reason."""
+    model, card = bench.models.get(state.model), bench.card(state.device)
+    tried = model.batches.at(_BATCH_TRIED)
+    array, power = machines.array_of(card, state.power), tuple(card.power_modes)
+    sizes = list(array.sizes) if array else [""]
+    models = dict.fromkeys([*bench.models.names, state.model])
+    unpruned = "" if model.prunable else "no prunable layer is known in this model"
+    return [
+        html.H2("Model"),
+        _choice("model", "Model", {name: name for name in models}, state.model),
+        _slider("density", "Density", (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, unpruned),
+        _choice("block", "Block shape, out × in", {shape: shape.replace("x", " × ") for shape in BLOCKS}, state.block, unpruned),
+        _choice("lie", "Kept blocks lie", {rule: text for rule, text in RULES.items()}, state.lie, unpruned),
+        _count("heads", "Heads per block", state.heads, *model.heads),
+        _count("tokens", f"Patch tokens from block {model.thinned_from} on", state.tokens, *model.tokens),
+        _steps("batch", "Batch", list(map(str, BATCHES)), str(state.batch), model.batches.fixed),
+        html.H2("Machine"),
+        _choice("device", "Device", {name: name for name in bench.devices}, state.device),
+        _choice("mode", "Execution mode", {mode: mode for mode in machines.modes_of(card)}, state.mode),
+        _choice("power", "Power mode", {name: name for name in power or ("",)}, state.power, "" if power else "this card has one only"),
+        _steps(
+            "array", f"Array size ({array.what})" if array else "Array size",
+            [size or "own" for size in sizes], state.array or "own", machines.array_blocked(card, state, tried),
+        ),
+        _steps(
+            "bandwidth", "Off-chip bandwidth (× the card's)",
+            [f"{factor:g}" for factor in BANDWIDTHS], f"{state.bandwidth:g}", machines.bandwidth_blocked(card, state, tried),
+        ),
+    ]  # fmt: skip
+
+
+def _field(name: str, label: str, control: Any, blocked: str) -> Any:
+    head = html.Div([html.Label(label, htmlFor=name, id=f"label-{name}"), html.Output(id=f"value-{name}")], className="head")
+    reason = [html.P(f"Cannot be moved: {blocked}.", className="blocked")] if blocked else []
+    named = {"role": "group", "aria-labelledby": f"label-{name}"}
+    return html.Div([head, control, *reason], className="field" + (" off" if blocked else ""), **named)  # type: ignore[arg-type]
+
+
+def _choice(name: str, label: str, options: dict[Any, str], value: str, blocked: str = "") -> Any:
+    listed = [{"label": text or "none", "value": key} for key, text in options.items()]
+    found = dcc.Dropdown(id=name, options=listed, value=value, clearable=False, searchable=len(listed) > 8, disabled=bool(blocked))  # type: ignore[arg-type]
+    return _field(name, label, found, blocked)
+
+
+def _slider(
+    name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], blocked: str
+) -> Any:
+    low, high, step = span
+    slider = dcc.Slider(
+        id=name, min=low, max=high, step=step, value=value, marks=marks, disabled=bool(blocked), updatemode="mouseup",
+        allow_direct_input=False,
+    )  # fmt: skip
+    return _field(name, label, slider, blocked)
+
+
+def _count(name: str, label: str, value: int, most: int, blocked: str) -> Any:
+    top = max(most, 2)
+    return _slider(name, label, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked)
+
+
+def _steps(name: str, label: str, texts: Sequence[str], value: str, blocked: str) -> Any:
+    """A slider over a list: its value is the place in it."""
+    place = texts.index(value) if value in texts else 0
+    every = 2 if len(texts) > 8 else 1
+    marks: dict[float, str] = {at: text for at, text in enumerate(texts) if at % every == 0 and len(texts[-1]) < 6}
+    ends = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
+    return _slider(name, label, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked)
+
+
+def state_of(bench: Workbench, values: dict[str, Any]) -> State:
+    """The state that the values of all controls (by name) stand for."""
+    model, card = bench.models.get(values["model"]), bench.card(values["device"])
+    array = machines.array_of(card, values["power"])
+    sizes = list(array.sizes) if array else [""]
+    return State(
+        model=values["model"], device=values["device"], mode=values["mode"], power=values["power"] or "",
+        block=values["block"], lie=values["lie"],
+        density=round(float(values["density"]), 2),
+        heads=_fewer(values["heads"], *model.heads),
+        tokens=_fewer(values["tokens"], *model.tokens),
+        batch=model.first.batch if model.batches.fixed else BATCHES[int(values["batch"])],
+        array=sizes[min(int(values["array"]), len(sizes) - 1)],
+        bandwidth=BANDWIDTHS[int(values["bandwidth"])],
+    )  # fmt: skip
+
+
+def _fewer(value: float, most: int, blocked: str) -> int:
+    """A count that stays; 0 where all stay."""
+    return 0 if blocked or value >= most else int(value)
+
+
+def readings(bench: Workbench, state: State) -> dict[str, str]:
+    """What stands beside the label of every slider: its value in words."""
+    model, card = bench.models.get(state.model), bench.card(state.device)
+    return {
+        "density": f"{state.density:.0%} of blocks kept",
+        "heads": f"{state.heads or model.heads[0]} of {model.heads[0]}",
+        "tokens": f"{state.tokens or model.tokens[0]} of {model.tokens[0]}",
+        "batch": f"{state.batch} image{'s' if state.batch > 1 else ''}",
+        "array": state.array or machines.own_size(card, state),
+        "bandwidth": machines.bandwidth_text(card, state),
+    }
+
+
+def shown(answer: Answer, grid: Grid | None) -> dict[str, Any]:
+    """An answer as the properties of the page's elements."""
+    return {
+        "totals": [_total(total) for total in views.totals(answer)],
+        "trust": views.trust(answer),
+        "latency": [_bar(bar, "latency") for bar in views.latency_bars(answer)],
+        "energy": [_bar(bar, "energy") for bar in views.energy_bars(answer)],
+        "roofline": roofline(answer),
+        "pareto": pareto(answer, grid),
+        "position": "Pricing its neighbours ..." if grid is None else views.position(answer, grid),
+    }
+
+
+def _total(total: views.Total) -> Any:
+    return html.Div([html.Div(total.name, className="name"), html.Div(total.value, className="value"), html.Div(total.beside)])
+
+
+def _bar(bar: views.Bar, what: str) -> Any:
+    widest = max(1.0, sum(share for _, share, _ in bar.parts))
+    parts = [
+        html.Span(className=f"part role-{role}", style={"width": f"{100 * share / widest:.2f}%"}, title=f"{ROLES[role]}: {text}")
+        for role, share, text in bar.parts
+    ]
+    told = ", ".join(f"{ROLES[role]} {text}" for role, _, text in bar.parts)
+    strip = html.Div(parts, className="strip", role="img", **{"aria-label": f"{what}, {bar.name}: {told}"})
+    return html.Div([html.Span(bar.name), strip, html.Span(bar.total, className="number")], className="bar")

@@ -2,6 +2,7 @@
 bandwidth, and block shape of the mask, in latency, energy, area and idle share; and how much each assumed number matters.
 
 Masks are random stored ones of a given density, even over each layer or skewed by rows of blocks: rows of real masks differ.
+`vita_pe.py` asks one of these questions, PE shape against block shape, through `hwmodel explore`.
 
     python analysis/vita_design.py -o vita_design.svg
 """

@@ -1,6 +1,7 @@
 """PE shape and count of the ViTA chip against the block shape of a pruned DeiT-B.
 
 The chip's organisation is not published: PEs, memories, energy and area are assumed card fields (simulators/vita).
+An example of `hwmodel explore`; `vita_design.py` adds memories, bandwidth, other models and the assumed numbers.
 
     python analysis/vita_pe.py -o vita_pe.svg
 """

@@ -15,6 +15,7 @@ from hwmodel.cli.diff import diff
 from hwmodel.cli.estimate import estimate
 from hwmodel.cli.explain import explain
 from hwmodel.cli.explore import explore
+from hwmodel.cli.explore_ui import explore_ui
 from hwmodel.cli.export_scalesim import export_scalesim
 from hwmodel.cli.measure import measure
 from hwmodel.cli.printing import print_line
@@ -60,6 +61,7 @@ app.command("timeline")(timeline)
 app.command("cost-table")(cost_table)
 app.command("export-scalesim")(export_scalesim)
 app.command("explore")(explore)
+app.command("explore-ui")(explore_ui)
 app.command("measure")(measure)
 app.command("calibrate")(calibrate)
 app.command("validate")(validate)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodel.reporting import figures, interactive, layer_figures, mask_figure, roofline_figure, style
 from hwmodel.reporting.break_even import break_even_chart, break_even_words, curves
+from hwmodel.reporting.breakdown import ROLES, by_role, layers
 from hwmodel.reporting.variants import Machine, Variant
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Drawing:
     figure : drawn by matplotlib
     svg : the same as an element of the page
     plots : plotly documents that take its place on a screen; none where it stays as drawn
+    legend : what the colours of ``plots`` mean, (label, colour token)
     """
 
     name: str
@@ -36,6 +38,7 @@ class Drawing:
     figure: Figure
     svg: str
     plots: Sequence[interactive.Document] = ()
+    legend: Sequence[tuple[str, str]] = ()
 
     def places(self) -> dict[str, int]:
         """Id and height in pixels of the element for each interactive figure."""
@@ -49,6 +52,7 @@ class _Planned:
     caption: str
     draw: Callable[[], Figure | None]
     plots: Callable[[], Sequence[interactive.Document]] = field(default=tuple)
+    legend: Sequence[tuple[str, str]] = ()
 
 
 def drawings(variants: Sequence[Variant], machines: Sequence[Machine], progress: Progress, *, static: bool) -> list[Drawing]:
@@ -60,11 +64,16 @@ def drawings(variants: Sequence[Variant], machines: Sequence[Machine], progress:
         if figure is not None:
             svg = style.to_svg(figure, one.name, one.heading)
             plots = () if static else tuple(one.plots())
-            found.append(Drawing(name=one.name, heading=one.heading, caption=one.caption, figure=figure, svg=svg, plots=plots))
+            found.append(
+                Drawing(
+                    name=one.name, heading=one.heading, caption=one.caption, figure=figure, svg=svg, plots=plots, legend=one.legend
+                )
+            )
     return found
 
 
 def _plan(variants: Sequence[Variant], machines: Sequence[Machine]) -> list[_Planned]:
+    legend = _role_legend(machines)
     plan = [
         _Planned(
             name="bars", heading="Latency and energy", caption=_bars_caption(machines),
@@ -73,15 +82,15 @@ def _plan(variants: Sequence[Variant], machines: Sequence[Machine]) -> list[_Pla
         *_pruning_plan(machines),
         _Planned(
             name="roles", heading="By layer type", caption=_ROLES_CAPTION, draw=lambda: figures.stacked_by_role(machines),
-            plots=lambda: interactive.roles(machines),
+            plots=lambda: interactive.roles(machines), legend=legend,
         ),
         _Planned(
             name="blocks", heading="Along the network", caption=_blocks_caption(machines),
-            draw=lambda: layer_figures.encoder_blocks(machines), plots=lambda: interactive.encoder_blocks(machines),
+            draw=lambda: layer_figures.encoder_blocks(machines), plots=lambda: interactive.encoder_blocks(machines), legend=legend,
         ),
         _Planned(
             name="roofline", heading="Rooflines", caption=_ROOFLINE_CAPTION,
-            draw=lambda: roofline_figure.rooflines(machines), plots=lambda: interactive.rooflines(machines),
+            draw=lambda: roofline_figure.rooflines(machines), plots=lambda: interactive.rooflines(machines), legend=legend,
         ),
         _Planned(
             name="work", heading="Effective work", caption=_WORK_CAPTION, draw=lambda: figures.effective_work(machines),
@@ -90,6 +99,12 @@ def _plan(variants: Sequence[Variant], machines: Sequence[Machine]) -> list[_Pla
     for place, variant in enumerate(variants):
         plan += _variant_plan(place, variant, machines)
     return plan
+
+
+def _role_legend(machines: Sequence[Machine]) -> list[tuple[str, str]]:
+    """The roles that cost anything, with their colours."""
+    parts = [by_role(case, column) for machine in machines for case in machine.cases for column in ("latency_s", "energy_j")]
+    return [(ROLES[role], style.role_token(role)) for role in ROLES if any(part[role] > 0 for part in parts)]
 
 
 def _pruning_plan(machines: Sequence[Machine]) -> list[_Planned]:
@@ -118,7 +133,7 @@ def _variant_plan(place: int, variant: Variant, machines: Sequence[Machine]) -> 
     """Work, densities and masks of one variant, where pruning changed any."""
     plan = []
     cases = [(machine, machine.cases[place]) for machine in machines]
-    if place and any(variant.trace.operators):
+    if place and layers(variant.trace):
         plan.append(
             _Planned(
                 name=f"work-{place}", heading=f"Work by layer: {variant.label}", caption=_LAYERS_CAPTION,
@@ -185,6 +200,7 @@ _LAYERS_CAPTION = (
 _ROOFLINE_CAPTION = (
     "One marker per kernel that multiplies (alike ones merged where drawn), its area the share of the latency; hollow where dense, "
     "filled where pruned. Waiting for the host is left out. Lines are drawn only where the card states the number: the peak of its "
-    "multipliers in this number format, and the bandwidth of its off-chip memory."
+    "multipliers in this number format, and the bandwidth of its off-chip memory; they are the baseline's, and a recipe that asks "
+    "for another design point may lie above them."
 )
 _DENSITY_CAPTION = "Kept weights of each prunable layer, in execution order."

@@ -162,10 +162,10 @@ def where_the_gain_went(machines: Sequence[Machine]) -> Figure:
         _loss_bar(axes, height, account(case, reference), reference.latency_s)
         ends.append(100 * (quotient(case.latency_s, reference.latency_s) or 0.0))
     label_rows(axes, machines, first=1)
-    axes.set_xlim(0, max(ends) * 1.2)
+    axes.set_xlim(0, max(ends) * 1.3)
     axes.axvline(100, color=colour("muted"), linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.6)
     axes.set_xlabel(f"latency (% of {short(machines[0].baseline.variant)} on the same machine)")
-    legend(figure, [(text, token) for token, text in LOSSES.items()])
+    legend(figure, [(text, token) for token, text in LOSSES.items()], columns=2)
     return figure
 
 

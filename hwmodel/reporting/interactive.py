@@ -44,7 +44,6 @@ def _figure(title: str, data: list[Document], x: Document, y: Document, **layout
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest", "showlegend": False,
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": tone("ink")},
         "hoverlabel": {"bgcolor": tone("paper"), "bordercolor": tone("muted"), "font": {"color": tone("ink")}},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": tone("muted"), "activecolor": tone("ink"), "orientation": "v"},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
     }  # fmt: skip
     return {"data": data, "layout": whole | layout}
@@ -66,7 +65,7 @@ def rooflines(machines: Sequence[Machine]) -> list[Document]:
 
 
 def _roofline(machine: Machine) -> Document:
-    data = [_cloud(machine, case) for case in machine.cases]
+    data = [_cloud(machine, case) for case in reversed(machine.cases)]
     xs = [x for cloud in data for x in cloud["x"]]
     if not xs:
         note = {
@@ -246,6 +245,9 @@ def _speed_ups(found: Sequence[Curve]) -> Document:
         })  # fmt: skip
         marker = {"color": colour, "symbol": symbol, "size": 13, "line": {"color": tone("ink"), "width": 1}}
         data.append(shared | {"mode": "markers", "x": [100 * curve.density], "y": [own], "marker": marker, "showlegend": False})
-    x, y = _axis("blocks kept in every pruned layer (%)", range=[0, 102]), _axis("speed-up over dense", type="log", dtick="D2")
+    x, y = (
+        _axis("blocks kept in every pruned layer (%)", range=[0, 102]),
+        _axis("speed-up over dense", type="log", dtick="D2", ticksuffix="×"),
+    )
     title = f"{blocks_text(found[0].case)} blocks"
     return _figure(title, data, x, y, showlegend=True, height=400, margin={"l": 60, "r": 16, "t": 70, "b": 48})

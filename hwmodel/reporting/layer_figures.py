@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwmodel.backends.base import FloatArray
 from hwmodel.reporting.breakdown import ROLES, by_encoder_block, group_of, kept_weights, layers
 from hwmodel.reporting.figure_parts import block_ticks, legend, scale, short
 from hwmodel.reporting.layer_work import LayerWork, layer_work
@@ -16,6 +17,7 @@ from hwmodel.reporting.variants import Case, Machine
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch
 
     from hwmodel.ir.operators import Operator
     from hwmodel.ir.trace import Trace
@@ -54,12 +56,24 @@ def block_panel(axes: Axes, cases: Sequence[Case], column: str) -> None:
         start = np.zeros(len(table))
         for role in table.columns:
             part = table[role].to_numpy() * factor
-            axes.bar(places, part, 0.9 * width, bottom=start, facecolor=colour(role_token(role)), linewidth=0)
+            axes.add_patch(_bars(places, start, part, 0.9 * width, role))
             start += part
     axes.grid(visible=True, axis="y")
-    axes.margins(x=0.01)
     blocks = tables[0].index
+    axes.set_xlim(blocks[0] - 0.6, blocks[-1] + 0.6)
+    axes.set_ylim(0, 1.05 * tallest * factor or 1.0)
     axes.set_xticks(blocks[:: max(1, len(blocks) // 12)])
+
+
+def _bars(places: FloatArray, bottom: FloatArray, height: FloatArray, width: float, role: str) -> PathPatch:
+    """All bars of one role as a single path: a page of thousands of rectangles would be a large one."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    left, right, top = places - width / 2, places + width / 2, bottom + height
+    corners = np.stack([left, bottom, left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 2)
+    codes = np.tile([Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY], len(places))
+    return PathPatch(Path(corners, codes), facecolor=colour(role_token(role)), linewidth=0)
 
 
 @themed

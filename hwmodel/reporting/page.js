@@ -1,7 +1,7 @@
 "use strict";
 /* Sorts the tables of the page by the column that is clicked, and hands them out as CSV. */
 (() => {
-  const sheets = JSON.parse(document.getElementById("sheets").textContent);
+  const packed = document.getElementById("sheets").textContent;
   document.documentElement.classList.add("scripted");
 
   function order(column, down) {
@@ -25,9 +25,16 @@
     body.append(...[...body.rows].sort(order(head.cellIndex, down)));
   }
 
-  function download(name) {
+  async function sheet(name) {
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    return JSON.parse(text)[name];
+  }
+
+  async function download(name) {
+    const content = await sheet(name);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([sheets[name]], { type: "text/csv" }));
+    link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
     link.download = `${name}.csv`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);

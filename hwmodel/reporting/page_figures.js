@@ -2,7 +2,7 @@
 /* Draws the interactive figures in the page's present colours; on paper and without scripts the drawn ones stand instead. */
 (() => {
   const documents = document.getElementById("plots").textContent;
-  const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const settings = { responsive: true, displayModeBar: false };
 
   function draw() {
     const page = getComputedStyle(document.documentElement);

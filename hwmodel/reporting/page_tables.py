@@ -11,7 +11,7 @@ from typing import Any
 from hwmodel.backends.cards import Score
 from hwmodel.reporting.layer_work import LayerWork, layer_work
 from hwmodel.reporting.tables import NOT_MEASURED
-from hwmodel.reporting.units import percent, ratio, si
+from hwmodel.reporting.units import SPACE, percent, ratio, si
 from hwmodel.reporting.variants import Case, Machine, energy_gain, speed_up
 
 
@@ -60,11 +60,10 @@ class PageTable:
 def results_table(machines: Sequence[Machine]) -> PageTable:
     """One row per machine and variant: totals, factors against the baseline, how far to trust them."""
     compared = bool(machines[0].pairs)
-    gains = {"faster": True, "less energy": True} if compared else {}
     heads = {"device": False, "variant": False, "mode, format": False, "latency": True, "faster": True}
-    heads |= {"trust in latency": False, "energy": True, "less energy": True, "trust in energy": False}
+    heads |= {"latency rests on, error": False, "energy": True, "less energy": True, "energy rests on, error": False}
     heads |= {"power": True, "executed MACs": True, "off-chip traffic": True}
-    shown = [(head, number) for head, number in heads.items() if compared or head not in {"faster", "less energy", *gains}]
+    shown = [(head, number) for head, number in heads.items() if compared or head not in {"faster", "less energy"}]
     rows = [_result_row(machine, case, compared=compared) for machine in machines for case in machine.cases]
     return PageTable("results", shown, rows)
 
@@ -94,7 +93,7 @@ def _trust_cell(case: Case, quantity: str) -> Cell:
     """Fidelity and error band of one quantity."""
     score, fidelity = case.estimate.error_band(quantity), case.summary["fidelity"][quantity]
     names = (f"{quantity}_error_median", f"{quantity}_error_p90", f"{quantity}_error_rows")
-    told = f"error {NOT_MEASURED}" if score is None else f"±{percent(score.median, 1)}, p90 {percent(score.p90, 1)}"
+    told = NOT_MEASURED if score is None else f"±{percent(score.median, 1)}, p90{SPACE}{percent(score.p90, 1)}"
     values = (None, None, None) if score is None else (score.median, score.p90, score.rows)
     return Cell(f"{fidelity}, {told}", {f"{quantity}_fidelity": fidelity, **dict(zip(names, values, strict=True))})
 

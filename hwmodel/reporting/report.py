@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import platform
 from base64 import b64encode
 from collections.abc import Sequence
@@ -146,9 +148,10 @@ def _content_policy(scripts: Sequence[str]) -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {hashes}"
 
 
-def _sheets(tables: Sequence[PageTable], variants: Sequence[Variant]) -> dict[str, str]:
-    """What can be downloaded, by name: every table, and every operator."""
-    return {"operators": report_csv(variants), **{table.name: table.csv() for table in tables}}
+def _sheets(tables: Sequence[PageTable], variants: Sequence[Variant]) -> str:
+    """What can be downloaded, by name: every table, and every operator; as JSON, packed."""
+    sheets = {"operators": report_csv(variants), **{table.name: table.csv() for table in tables}}
+    return b64encode(gzip.compress(json.dumps(sheets).encode(), mtime=0)).decode()
 
 
 def _versions(variants: Sequence[Variant], *, static: bool) -> dict[str, str]:

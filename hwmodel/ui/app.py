@@ -66,7 +66,8 @@ def make_app(bench: Workbench) -> Dash:
 def _connect_address(app: Dash, bench: Workbench) -> None:
     """The address makes the controls; the controls write the address.
 
-    ``written`` holds what they wrote last, so that moving a slider does not make the controls anew, and going back does.
+    ``address`` is read and ``bookmark`` written, or else every answer would wait for the address. ``written`` holds what was
+    written last, so that moving a slider does not make the controls anew, and going back does.
     """
 
     @app.callback(
@@ -79,7 +80,7 @@ def _connect_address(app: Dash, bench: Workbench) -> None:
         return page.controls(bench, state), [html.P(f"{note[0].upper()}{note[1:]}.") for note in notes]
 
     @app.callback(
-        Output("address", "search"), Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS},
+        Output("bookmark", "search"), Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS},
         prevent_initial_call=True,
     )  # fmt: skip
     def write(values: dict[str, Any], search: str | None) -> tuple[str, Any]:
@@ -121,10 +122,10 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
 
     @app.callback(
         output={"shown": _SHOWN, "readings": _READINGS, "refusal": Output("refusal", "children")},
-        inputs={"values": _VALUES, "dragged": _DRAGGED, "priced": Input("priced", "data"), "search": _ADDRESS},
+        inputs={"values": _VALUES, "dragged": _DRAGGED, "search": _ADDRESS},
         prevent_initial_call=True,
     )
-    def answer(values: dict[str, Any], dragged: dict[str, Any], priced: Any, search: str | None) -> dict[str, Any]:
+    def answer(values: dict[str, Any], dragged: dict[str, Any], search: str | None) -> dict[str, Any]:
         _wait_for_controls(bench, search, values)
         state = page.state_of(bench, values | _in_hand(dragged))
         readings = page.readings(bench, state)
@@ -137,17 +138,18 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
 
     others = [name for name in page.KNOBS if name not in {"density", "tokens"}]
 
-    @app.callback(Output("priced", "data"), inputs={"values": _values(others), "search": _ADDRESS}, prevent_initial_call=True)
-    def price_neighbours(values: dict[str, Any], search: str | None) -> str:
+    @app.callback(
+        Output("pareto", "figure", allow_duplicate=True), Output("position", "children", allow_duplicate=True),
+        inputs={"values": _values(others), "search": _ADDRESS}, prevent_initial_call=True,
+    )  # fmt: skip
+    def price_neighbours(values: dict[str, Any], search: str | None) -> tuple[Any, Any]:
         _wait_for_controls(bench, search, values)
         state = page.state_of(bench, values)
-        if bench.known_grid(state) is not None:
-            raise PreventUpdate
         try:
-            bench.grid(state)
+            found = page.shown(bench.answer(state), bench.grid(state))
         except HwmodelError as error:  # the answer itself says why
             raise PreventUpdate from error
-        return search_of(state)
+        return found["pareto"], found["position"]
 
 
 def _in_hand(dragged: Mapping[str, Any]) -> dict[str, Any]:

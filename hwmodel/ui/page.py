@@ -28,12 +28,12 @@ _BATCH_TRIED = 64
 
 
 def layout() -> Any:
-    """The empty page. ``written`` and ``priced`` tell callbacks what others did."""
+    """The empty page."""
     return html.Main(
         [
+            dcc.Location(id="bookmark", refresh=False),
             dcc.Location(id="address", refresh=False),
             dcc.Store(id="written"),
-            dcc.Store(id="priced"),
             html.H1("hwmodel explorer"),
             html.P("What a Vision Transformer costs on a machine while you prune the one and change the other.", className="lead"),
             html.Div(id="notice", role="alert"),

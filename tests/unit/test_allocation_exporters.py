@@ -14,8 +14,8 @@ import hwmodel as hw
 from hwmodel.allocation.exporters import halp_table, nvit_table, ofa_table, product_seconds, save_halp, save_nvit, save_ofa
 from hwmodel.errors import HwmodelError
 
-DEVICE = "tpu-v3"
-SYSTOLIC = {"device": DEVICE, "mode": "systolic"}
+SYSTOLIC = {"device": "tpu-v3", "mode": "systolic"}
+VITA = {"device": "vita", "mode": "full", "overrides": {"pe": "16x16"}}
 
 
 def alone(m: int, k: int, n: int) -> float:
@@ -46,7 +46,7 @@ def test_once_for_all_reads_records_with_a_mean(tmp_path: Path) -> None:
 
 
 def test_nvit_nests_a_block_by_its_widths(tmp_path: Path) -> None:
-    table = nvit_table(embeddings=[64, 128], heads=[1, 2], qk=[16, 32], v=[32], mlp=[128, 256], tokens=17, device="vita", mode="full")
+    table = nvit_table(embeddings=[64, 128], heads=[1, 2], qk=[16, 32], v=[32], mlp=[128, 256], tokens=17, **VITA)
     assert table.keys() == {"EMB_64", "EMB_128"}
     assert table["EMB_64"].keys() == {"QK_1_16", "QK_1_32", "QK_2_16", "QK_2_32"}
     seconds = table["EMB_128"]["QK_2_16"]["V_32"]
@@ -65,7 +65,7 @@ def test_nvit_nests_a_block_by_its_widths(tmp_path: Path) -> None:
         hw.elementwise("add", elements=17 * 128, inputs=2, name="add2"),
     ]
     assert seconds["MLP_256"] == pytest.approx(
-        hw.estimate(hw.Trace.from_operators(rows), device="vita", mode="full").latency_s, rel=1e-6
+        hw.estimate(hw.Trace.from_operators(rows), **VITA).latency_s, rel=1e-6
     )  # fmt: skip
     assert seconds["MLP_128"] < seconds["MLP_256"]
     save_nvit(table, tmp_path / "lut.json")

@@ -337,7 +337,7 @@ def test_a_field_that_is_a_list_is_replaced_not_swept() -> None:
 
 SCORE = {
     "quantity": "latency", "mode": "paper", "dtypes": ["int8"], "against": "LSP Table 5", "rows": 12,
-    "median": 0.01, "mean": 0.015, "p90": 0.03, "max": 0.05, "bias": -0.001, "band": True,
+    "median": 0.01, "mean": 0.015, "p90": 0.03, "max": 0.05, "bias": -0.001, "rank": 0.99, "band": True,
 }  # fmt: skip
 
 
@@ -349,7 +349,15 @@ def test_scores_beside_a_card_are_read(read, document, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("median", -0.1), ("p90", float("nan")), ("max", float("inf")), ("bias", float("nan")), ("rows", 0), ("quantity", "speed")],
+    [
+        ("median", -0.1),
+        ("p90", float("nan")),
+        ("max", float("inf")),
+        ("bias", float("nan")),
+        ("rank", 1.1),
+        ("rows", 0),
+        ("quantity", "speed"),
+    ],
 )
 def test_scores_that_are_no_error_are_refused(read, document, tmp_path: Path, field: str, value: Any) -> None:
     (tmp_path / "scores.toml").write_text(tomlkit.dumps({"scores": [SCORE | {field: value}]}))

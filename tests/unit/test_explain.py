@@ -136,7 +136,9 @@ def test_skip_units_are_the_machines_own() -> None:
 
 
 def test_an_array_that_keeps_no_weights_skips_nothing() -> None:
-    found = told(pruned(vit(192, depth=1), (32, 32), 0.3), "tpu-v3", mode="systolic", overrides={"dataflow": "os"})
+    trace = pruned(vit(192, depth=1), (32, 32), 0.3)
+    assert told(trace, "tpu-v3", mode="systolic").comparison.unit == (128, 128)
+    found = told(trace, "tpu-v3", mode="systolic", overrides={"dataflow": "os"})
     assert found.comparison.unit is None and group(found, "fc1").reason == "masks-unused"
 
 

@@ -30,6 +30,7 @@ MAY_KNOW = {
     "allocation": {"ir", "backends", "extraction", "pruning", *BASE},
     "exploration": {"ir", "backends", "extraction", "pruning", "reporting", *BASE},
     "validation": {"ir", "backends", "extraction", *BASE},
+    "ui": {"ir", "backends", "extraction", "exploration", "reporting", *BASE},  # prunes, prices, finds fronts and reports at once
 }
 """Arrows go one way (DESIGN section 1). ``cli`` and ``hwmodel`` itself may know everything."""
 

@@ -54,9 +54,10 @@ def special_passes(workload: Workload) -> IntArray:
 class Work:
     """What the PEs have to do for each product; (n,) or (designs, n).
 
-    ``tiles`` and ``rows`` hold work (a head of attention is a row), of ``all_rows``, on ``pes`` PEs; ``longest`` is the largest share of tiles of
-    one PE, ``tied`` PEs have as much, ``first`` tiles has the row that is finished first: none where a row is empty, for its
-    outputs are there from the start. ``finishes`` holds, for the products that feed a function beside the next one, what
+    ``tiles`` and ``rows`` hold work (a head of attention is a row), of ``all_rows``, on ``pes`` PEs; ``longest`` is the largest
+    share of tiles of one PE, ``tied`` PEs have as much, ``first`` tiles has the row that is finished first: none where a row is
+    empty, for its outputs are there from the start. ``finishes`` holds, for the products that feed a function beside the
+    next one, what
     :meth:`~hwmodel.backends.vita.balance.Shares.finishes` returns.
     """
 

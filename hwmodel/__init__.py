@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hwmodel.ir.accessors import ESTIMATE_PLOTS, TRACE_PLOTS
+
 if TYPE_CHECKING:
     from hwmodel.backends.cards import Card, load_card
     from hwmodel.backends.estimates import Estimate, estimate
@@ -96,6 +98,10 @@ __all__ = [
     "load_results", "load_study", "load_trace", "matmul", "movement", "prune", "prune_family", "recipe_of", "reduction",
     "rowwise", "save_cost_table", "save_recipe", "save_trace", "softmax", "trace", "trace_family",
 ]  # fmt: skip
+
+
+TRACE_PLOTS.fill("hwmodel.reporting.notebook", "TracePlots")
+ESTIMATE_PLOTS.fill("hwmodel.reporting.notebook", "EstimatePlots")
 
 
 def __getattr__(name: str) -> Any:

@@ -124,8 +124,16 @@ class Machine:
         return unit
 
     def price(self, masks: Mapping[str, Mask]) -> Costs:
-        """Cost of every operator with some layers masked, the rest as in the trace."""
+        """Cost of every operator with some layers masked, the rest as in the trace.
+
+        Raises
+        ------
+        UnknownNameError
+            A name that the trace does not have.
+        """
         rows = {operator.name: row for row, operator in enumerate(self.dense.trace.operators)}
+        for name in masks.keys() - rows.keys():
+            raise UnknownNameError(f"layer of {self.dense.trace.model}", name, rows)
         return self._priced({rows[name]: mask for name, mask in masks.items()})
 
     def _priced(self, masks: Mapping[int, Mask | None]) -> Costs:

@@ -16,6 +16,7 @@ from hwmodel.backends.base import AttentionChoice, Costs, FloatArray, Options, S
 from hwmodel.backends.cards import Card, Fidelity, Score, load_card
 from hwmodel.backends.registry import get_backend
 from hwmodel.errors import HwmodelError, UnknownNameError
+from hwmodel.ir.accessors import ESTIMATE_PLOTS
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.trace import Trace
 
@@ -54,6 +55,10 @@ class Estimate:
     costs: Costs
     options: Options
     overrides: Mapping[str, Any]
+    plot = ESTIMATE_PLOTS
+
+    def _repr_html_(self) -> str:
+        return str(self.plot.html())
 
     def __repr__(self) -> str:
         """One line; :meth:`frame` has the operators."""

@@ -18,7 +18,9 @@ def explore_ui(
     models: Annotated[list[str] | None, typer.Argument(help="timm model names, or trace files (.json, .parquet)")] = None,
     *,
     device: Annotated[str, typer.Option("--device", help="the device to start with, a name or a card file")] = "vita",
-    host: Annotated[str, typer.Option("--host", help="where to listen; anything else than this machine lets others in")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="where to listen; anything else than this machine lets others in")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen at; 0 takes a free one")] = 8050,
 ) -> None:
     """Serve a page on this machine that moves pruning and machine, and shows what each state costs."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hwmodel.ir.accessors import TRACE_PLOTS
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.findings import WeightFinding
 from hwmodel.ir.operators import Operator
@@ -49,6 +50,10 @@ class Trace:
     removed_macs: int = 0
     findings: tuple[WeightFinding, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    plot = TRACE_PLOTS
+
+    def _repr_html_(self) -> str:
+        return str(self.plot.html())
 
     def __post_init__(self) -> None:
         names = [operator.name for operator in self.operators]

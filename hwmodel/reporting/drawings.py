@@ -64,11 +64,8 @@ def drawings(variants: Sequence[Variant], machines: Sequence[Machine], progress:
         if figure is not None:
             svg = style.to_svg(figure, one.name, one.heading)
             plots = () if static else tuple(one.plots())
-            found.append(
-                Drawing(
-                    name=one.name, heading=one.heading, caption=one.caption, figure=figure, svg=svg, plots=plots, legend=one.legend
-                )
-            )
+            told = {"name": one.name, "heading": one.heading, "caption": one.caption}
+            found.append(Drawing(**told, figure=figure, svg=svg, plots=plots, legend=one.legend))
     return found
 
 

@@ -245,9 +245,7 @@ def _speed_ups(found: Sequence[Curve]) -> Document:
         })  # fmt: skip
         marker = {"color": colour, "symbol": symbol, "size": 13, "line": {"color": tone("ink"), "width": 1}}
         data.append(shared | {"mode": "markers", "x": [100 * curve.density], "y": [own], "marker": marker, "showlegend": False})
-    x, y = (
-        _axis("blocks kept in every pruned layer (%)", range=[0, 102]),
-        _axis("speed-up over dense", type="log", dtick="D2", ticksuffix="×"),
-    )
+    x = _axis("blocks kept in every pruned layer (%)", range=[0, 102])
+    y = _axis("speed-up over dense", type="log", dtick="D2", ticksuffix="×")
     title = f"{blocks_text(found[0].case)} blocks"
     return _figure(title, data, x, y, showlegend=True, height=400, margin={"l": 60, "r": 16, "t": 70, "b": 48})

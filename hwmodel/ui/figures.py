@@ -53,7 +53,14 @@ def roofline(answer: Answer) -> Document:
     return {"data": [*lines, _rings(dense), *(_dot(dot) for dot in now)], "layout": layout}
 
 
-_NO_TRAFFIC = {"text": "this mode counts no off-chip traffic", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+_NO_TRAFFIC = {
+    "text": "this mode counts no off-chip traffic",
+    "showarrow": False,
+    "xref": "paper",
+    "yref": "paper",
+    "x": 0.5,
+    "y": 0.5,
+}
 
 
 def _ceiling_lines(ceilings: Ceilings, low: float, high: float, top: float) -> list[Document]:

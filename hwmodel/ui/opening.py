@@ -30,7 +30,8 @@ def opened(bench: Workbench, search: str | None) -> tuple[State, list[str]]:
 
 def _with_choices(bench: Workbench, state: State, asked: Mapping[str, str]) -> tuple[State, list[str]]:
     """Everything that is one of a list; the array's sizes depend on the power mode, so it comes last."""
-    card, notes = bench.card(state.device), []
+    card = bench.card(state.device)
+    notes: list[str] = []
     fixed = bench.models.get(state.model).batches.fixed
     lists: dict[str, tuple[str, ...]] = {
         "mode": machines.modes_of(card),
@@ -59,7 +60,8 @@ def _typed(name: str, text: str) -> Any:
 
 def _with_numbers(bench: Workbench, state: State, asked: Mapping[str, str]) -> tuple[State, list[str]]:
     """Everything that is a number within limits; counts that keep everything become 0, which says so on any model."""
-    model, notes = bench.models.get(state.model), []
+    model = bench.models.get(state.model)
+    notes: list[str] = []
     if "density" in asked:
         density, notes = nearest_number("density", asked["density"], (0, 1), state.density)
         state = state.but(density=round(density, 2))

@@ -22,7 +22,7 @@ SAVED = {
     "report": "dense beside this state, one HTML file",
 }
 """What a state can be saved as, with what each is for."""
-_PLOT = {"displayModeBar": False, "responsive": True}
+_PLOT: Any = {"displayModeBar": False, "responsive": True}
 _BATCH_TRIED = 64
 """Batch at which a field that a machine depends on shows it, hosts and launches being hidden behind the work."""
 
@@ -117,19 +117,17 @@ def controls(bench: Workbench, state: State) -> list[Any]:
 def _field(name: str, label: str, control: Any, blocked: str) -> Any:
     head = html.Div([html.Label(label, htmlFor=name, id=f"label-{name}"), html.Output(id=f"value-{name}")], className="head")
     reason = [html.P(f"Cannot be moved: {blocked}.", className="blocked")] if blocked else []
-    named = {"role": "group", "aria-labelledby": f"label-{name}"}
-    return html.Div([head, control, *reason], className="field" + (" off" if blocked else ""), **named)  # type: ignore[arg-type]
+    named: Any = {"role": "group", "aria-labelledby": f"label-{name}"}
+    return html.Div([head, control, *reason], className="field" + (" off" if blocked else ""), **named)
 
 
 def _choice(name: str, label: str, options: dict[Any, str], value: str, blocked: str = "") -> Any:
     listed = [{"label": text or "none", "value": key} for key, text in options.items()]
-    found = dcc.Dropdown(id=name, options=listed, value=value, clearable=False, searchable=len(listed) > 8, disabled=bool(blocked))  # type: ignore[arg-type]
+    found = dcc.Dropdown(id=name, options=listed, value=value, clearable=False, searchable=len(listed) > 8, disabled=bool(blocked))
     return _field(name, label, found, blocked)
 
 
-def _slider(
-    name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], blocked: str
-) -> Any:
+def _slider(name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], blocked: str) -> Any:
     low, high, step = span
     slider = dcc.Slider(
         id=name, min=low, max=high, step=step, value=value, marks=marks, disabled=bool(blocked), updatemode="mouseup",
@@ -148,7 +146,7 @@ def _steps(name: str, label: str, texts: Sequence[str], value: str, blocked: str
     place = texts.index(value) if value in texts else 0
     every = 2 if len(texts) > 8 else 1
     marks: dict[float, str] = {at: text for at, text in enumerate(texts) if at % every == 0 and len(texts[-1]) < 6}
-    ends = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
+    ends: dict[float, str] = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
     return _slider(name, label, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked)
 
 

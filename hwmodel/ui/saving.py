@@ -54,8 +54,7 @@ def explored_card(bench: Workbench, state: State) -> Card:
         mode |= {"latency": "assumed", "energy": "assumed", "reason": f"{', '.join(changed)} {_SOURCE}"}
     own = card.values(state.power or None)
     for field, value in changed.items():
-        table = document["power_modes"].get(state.power, {})
-        home = table if field in table else document["parameters"]
+        home = document["power_modes"][state.power] if state.power else document["parameters"]
         home[field] = {"value": value, "fidelity": "assumed", "source": f"{_SOURCE}; was {own.get(field, 'left to the backend')}"}
     return card_from_document(document, document["name"])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.wrappers import Response
 
 from hwmodel.errors import HwmodelError
 from hwmodel.ui.app import make_app
@@ -59,10 +60,10 @@ def _server(bench: Workbench, listening: socket.socket) -> BaseWSGIServer:
     app = make_app(bench)
     policy = _CONTENT.format(scripts=" ".join(app.csp_hashes()))
 
-    @app.server.after_request
-    def guarded(response: object) -> object:
-        response.headers["Content-Security-Policy"] = policy  # type: ignore[attr-defined]
+    def guarded(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = policy
         return response
 
+    app.server.after_request(guarded)
     host, port = listening.getsockname()[:2]
     return make_server(host, port, app.server, threaded=True, fd=listening.fileno())

@@ -52,7 +52,7 @@ def totals(answer: Answer) -> list[Total]:
         Total("Average power", si(now.average_power_w, "W"), f"dense {si(dense.average_power_w, 'W')}"),
         Total("Kept work", percent(answer.kept_share), f"{si(now.trace.kept_macs, 'MAC')} of {si(now.trace.macs, 'MAC')}"),
         Total("Executed work", si(now.executed_macs, "MAC"), f"{si(now.dram_bytes, 'B')} off-chip"),
-        Total("Mostly limited by", most, f"{percent(bounds.get(most, 0.0) / now.latency_s) if now.latency_s else 'n/a'} of the time"),
+        Total("Mostly limited by", most, f"{percent(quotient(bounds.get(most, 0.0), now.latency_s))} of the time"),
     ]
 
 
@@ -89,7 +89,8 @@ def latency_bars(answer: Answer) -> list[Bar]:
 
 def energy_bars(answer: Answer) -> list[Bar]:
     """Energy of the dense model and of the state, by layer type."""
-    return _bars(*(by_role(one, one.costs.energy_j) for one in (answer.dense, answer.now)), "J")
+    dense, now = (by_role(one, one.costs.energy_j) for one in (answer.dense, answer.now))
+    return _bars(dense, now, "J")
 
 
 def _bars(dense: Mapping[str, float], now: Mapping[str, float], unit: str) -> list[Bar]:

@@ -42,9 +42,8 @@ def equal_importance(group: Any) -> torch.Tensor:
 def pruner(model: torch.nn.Module, importance: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tp.pruner.BasePruner(
-            model, EXAMPLE, importance=importance, global_pruning=True, pruning_ratio=0.25, ignored_layers=[model.few_out, model.wide_out]
-        )  # fmt: skip
+        options = {"global_pruning": True, "pruning_ratio": 0.25, "ignored_layers": [model.few_out, model.wide_out]}
+        return tp.pruner.BasePruner(model, EXAMPLE, importance=importance, **options)
 
 
 def test_channels_that_save_time_go_first() -> None:

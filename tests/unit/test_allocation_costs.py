@@ -86,6 +86,8 @@ def test_costs_refuse_layers_that_are_not_the_models(small: Trace) -> None:
         flop_cost([layer("blocks.9.mlp.fc1", (64, 64))], small)
     with pytest.raises(HwmodelError, match=r"\(rows, out, in\) = \(17, 64, 64\), the trace's operator \(197, 576, 192\)"):
         flop_cost([layer(first.name, (64, 64))], small)
+    with pytest.raises(HwmodelError, match="unknown layer of a ViT of width 192 'qkv'"):
+        Machine.of(small, device="tpu-v3").price({"qkv": first.mask(1)})
     with pytest.raises(HwmodelError, match="one design"):
         Machine.of(small, device="tpu-v3", overrides={"clock_hz": np.array([1e9, 2e9])})
 

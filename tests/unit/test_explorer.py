@@ -43,10 +43,12 @@ def test_an_empty_address_opens_the_defaults(bench: Workbench, state: State) -> 
 @pytest.mark.parametrize(
     ("asked", "field", "taken"),
     [
-        ("density=7", "density", 1.0), ("density=-1", "density", 0.0), ("density=nan", "density", 0.5), ("density=x", "density", 0.5),
+        ("density=7", "density", 1.0), ("density=-1", "density", 0.0), ("density=nan", "density", 0.5),
+        ("density=x", "density", 0.5),
         ("heads=99", "heads", 0), ("tokens=0.5", "tokens", 1), ("tokens=1e9", "tokens", 0), ("block=3x3", "block", "32x32"),
         ("lie=down", "lie", "uniform"), ("mode=eager", "mode", "full"), ("power=30w", "power", ""), ("array=9x9", "array", ""),
-        ("bandwidth=5", "bandwidth", 1.0), ("batch=8", "batch", 1), ("device=abacus", "device", "vita"), ("colour=red", "density", 0.5),
+        ("bandwidth=5", "bandwidth", 1.0), ("batch=8", "batch", 1), ("device=abacus", "device", "vita"),
+        ("colour=red", "density", 0.5),
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_replaced_and_told(bench: Workbench, asked: str, field: str, taken: object) -> None:

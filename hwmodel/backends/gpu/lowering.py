@@ -14,6 +14,7 @@ from hwmodel.backends.gpu.vector import (
     BLOCK_PER_ROW,
     CHEAP_TRANSCENDENTALS,
     GATED,
+    GATES,
     OVERLAP,
     issue_rate,
     launch_share,
@@ -216,7 +217,7 @@ class Lowering:
 
     def _physics(self, row: int) -> str:
         """The kind, or :data:`GATED` for an activation of two operands."""
-        gated = self.kind[row] in TRANSCENDENTAL and self.inputs[row] == 2 * self.elements[row]
+        gated = self.kind[row] in GATES and self.inputs[row] == 2 * self.elements[row]
         return GATED if gated else self.kind[row]
 
     def _blocks(self, row: int) -> float:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import hwmodel as hw
 from hwmodel.backends.cards import load_card
-from hwmodel.extraction.recipes import Recipe
+from hwmodel.extraction.whatif.recipes import Recipe
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
 from hwmodel.reporting.style import figure_file

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from hwmodel.exploration.explore import explore
     from hwmodel.exploration.results import load_results
     from hwmodel.exploration.study_files import load_study
-    from hwmodel.extraction.dead_work import drop_dead_work
     from hwmodel.extraction.families import prune_family, trace_family
-    from hwmodel.extraction.found_recipes import recipe_of
     from hwmodel.extraction.models import trace
-    from hwmodel.extraction.pruning import prune
-    from hwmodel.extraction.recipe_files import load_recipe, save_recipe
-    from hwmodel.extraction.recipes import Recipe
+    from hwmodel.extraction.whatif.dead_work import drop_dead_work
+    from hwmodel.extraction.whatif.found_recipes import recipe_of
+    from hwmodel.extraction.whatif.pruning import prune
+    from hwmodel.extraction.whatif.recipe_files import load_recipe, save_recipe
+    from hwmodel.extraction.whatif.recipes import Recipe
     from hwmodel.ir.masks import BlockMask, ExpectedMask, expected_mask
     from hwmodel.ir.operators import (
         Operator,
@@ -56,13 +56,13 @@ _HOME = {
     "FamilyEstimate": "hwmodel.backends.families",
     "HwmodelError": "hwmodel.errors",
     "Operator": "hwmodel.ir.operators",
-    "Recipe": "hwmodel.extraction.recipes",
+    "Recipe": "hwmodel.extraction.whatif.recipes",
     "TokenDistribution": "hwmodel.ir.token_counts",
     "Trace": "hwmodel.ir.trace",
     "TraceFamily": "hwmodel.ir.token_counts",
     "attention": "hwmodel.ir.operators",
     "cost_table": "hwmodel.exploration.cost_table",
-    "drop_dead_work": "hwmodel.extraction.dead_work",
+    "drop_dead_work": "hwmodel.extraction.whatif.dead_work",
     "elementwise": "hwmodel.ir.operators",
     "estimate": "hwmodel.backends.estimates",
     "estimate_family": "hwmodel.backends.families",
@@ -72,19 +72,19 @@ _HOME = {
     "layernorm": "hwmodel.ir.operators",
     "load_card": "hwmodel.backends.cards",
     "load_cost_table": "hwmodel.exploration.cost_files",
-    "load_recipe": "hwmodel.extraction.recipe_files",
+    "load_recipe": "hwmodel.extraction.whatif.recipe_files",
     "load_results": "hwmodel.exploration.results",
     "load_study": "hwmodel.exploration.study_files",
     "load_trace": "hwmodel.ir.storage",
     "matmul": "hwmodel.ir.operators",
     "movement": "hwmodel.ir.operators",
-    "prune": "hwmodel.extraction.pruning",
+    "prune": "hwmodel.extraction.whatif.pruning",
     "prune_family": "hwmodel.extraction.families",
-    "recipe_of": "hwmodel.extraction.found_recipes",
+    "recipe_of": "hwmodel.extraction.whatif.found_recipes",
     "reduction": "hwmodel.ir.operators",
     "rowwise": "hwmodel.ir.operators",
     "save_cost_table": "hwmodel.exploration.cost_files",
-    "save_recipe": "hwmodel.extraction.recipe_files",
+    "save_recipe": "hwmodel.extraction.whatif.recipe_files",
     "save_trace": "hwmodel.ir.storage",
     "softmax": "hwmodel.ir.operators",
     "trace": "hwmodel.extraction.models",

@@ -210,8 +210,8 @@ class Allocation:
 
     @cached_property
     def masks(self) -> dict[str, BlockMask]:
-        """Kept blocks by layer: what ``hw.prune`` and ``hw.save_recipe`` take."""
-        return {layer.name: layer.mask(point) for layer, point in self._chosen}
+        """Kept blocks of every layer that loses some, as ``hw.prune`` takes them; a layer without a mask runs its dense kernel."""
+        return {layer.name: layer.mask(point) for layer, point in self._chosen if layer.pruned[point]}
 
     @property
     def costs(self) -> dict[str, float]:

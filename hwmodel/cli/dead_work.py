@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hwmodel.extraction.dead_work import DeadWork
+    from hwmodel.extraction.whatif.dead_work import DeadWork
     from hwmodel.ir.trace import Trace
 
 
@@ -15,7 +15,7 @@ def living(traced: Trace, drop_dead: bool, label: str = "") -> Trace:
     """The trace as it is, or where asked for without its dead work, each drop told on standard error."""
     if not drop_dead:
         return traced
-    from hwmodel.extraction.dead_work import drop_dead_work, unprovable
+    from hwmodel.extraction.whatif.dead_work import drop_dead_work, unprovable
 
     trace, dropped = drop_dead_work(traced)
     where = f"{label}: " if label else ""
@@ -36,7 +36,7 @@ def living(traced: Trace, drop_dead: bool, label: str = "") -> Trace:
 
 def further_savings(traced: Trace) -> str:
     """One line on what `--drop-dead` would drop, "" where nothing follows from the masks."""
-    from hwmodel.extraction.dead_work import drop_dead_work
+    from hwmodel.extraction.whatif.dead_work import drop_dead_work
 
     dropped = drop_dead_work(traced).dropped
     if not dropped:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def depends_on_image(recipe: str) -> bool:
     """Whether a recipe gives token counts as a distribution."""
-    from hwmodel.extraction.recipe_files import load_recipe
-    from hwmodel.extraction.token_rules import distributed
+    from hwmodel.extraction.whatif.recipe_files import load_recipe
+    from hwmodel.extraction.whatif.token_rules import distributed
 
     return bool(distributed(load_recipe(recipe).encoder))
 

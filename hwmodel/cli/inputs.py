@@ -90,7 +90,7 @@ def unpruned_model(model: str, batch: int | None, image_size: int | None, dtype:
 
 def _image_size(recipes: Sequence[str]) -> int | None:
     """The image size that the recipes ask for, None where none does."""
-    from hwmodel.extraction.recipe_files import load_recipe
+    from hwmodel.extraction.whatif.recipe_files import load_recipe
 
     asked = {size for recipe in recipes if (size := load_recipe(recipe).image_size) is not None}
     if len(asked) > 1:
@@ -101,7 +101,7 @@ def _image_size(recipes: Sequence[str]) -> int | None:
 
 def pruned_by(traced: Trace, recipe: str) -> Trace:
     """Apply a shipped recipe or a recipe file."""
-    from hwmodel.extraction.pruning import prune
+    from hwmodel.extraction.whatif.pruning import prune
 
     return prune(traced, recipe)
 

@@ -21,8 +21,8 @@ def recipe(
     image_size: ImageSize = None,
 ) -> None:
     """Write down how a checkpoint is pruned, so that others can price it without its weights."""
-    from hwmodel.extraction.found_recipes import recipe_of
-    from hwmodel.extraction.recipe_files import save_recipe
+    from hwmodel.extraction.whatif.found_recipes import recipe_of
+    from hwmodel.extraction.whatif.recipe_files import save_recipe
     from hwmodel.reporting.findings_table import findings_table
 
     check_output(output, (".toml",))

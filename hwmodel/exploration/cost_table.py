@@ -26,8 +26,8 @@ from hwmodel.exploration.cost_files import described
 from hwmodel.exploration.costs import COLUMNS, CostTable
 from hwmodel.exploration.densities import Priced, break_even, price
 from hwmodel.exploration.hulls import Hulls
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 from hwmodel.ir.masks import RULES, Rule, Shape
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace

@@ -8,8 +8,8 @@ from typing import Any
 
 from hwmodel.exploration.axes import Value
 from hwmodel.exploration.study import DENSE, PRUNING_KNOBS, ModelChoice, Pruning, Study, StudyError
-from hwmodel.extraction.recipes import Recipe
-from hwmodel.extraction.structure import PROJECTIONS
+from hwmodel.extraction.whatif.recipes import Recipe
+from hwmodel.extraction.whatif.structure import PROJECTIONS
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.storage import is_trace_file, load_trace
 from hwmodel.ir.trace import Trace
@@ -55,7 +55,7 @@ class Variants:
         return self._extracted[key]
 
     def _make(self, model: int, recipe: str, items: tuple[tuple[str, Value], ...]) -> Trace:
-        from hwmodel.extraction.pruning import prune
+        from hwmodel.extraction.whatif.pruning import prune
 
         setting = dict(items)
         dense = self.base(model, recipe, setting)
@@ -130,7 +130,7 @@ def _encoder_entries(group: Pruning, dense: Trace) -> list[dict[str, Any]]:
 
 def known_recipes(study: Study) -> dict[str, Recipe | None]:
     """The recipes that a study names, read and checked; "dense" is none."""
-    from hwmodel.extraction.recipe_files import load_recipe
+    from hwmodel.extraction.whatif.recipe_files import load_recipe
 
     names = dict.fromkeys(recipe for model in study.models for recipe in model.recipes)
     return {name: None if name == DENSE else load_recipe(name) for name in names}

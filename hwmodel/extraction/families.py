@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwmodel.errors import HwmodelError, RecipeError
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipe_files import find_recipe, load_recipe
-from hwmodel.extraction.recipes import Recipe
-from hwmodel.extraction.token_rules import joint_distribution, settled
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipe_files import find_recipe, load_recipe
+from hwmodel.extraction.whatif.recipes import Recipe
+from hwmodel.extraction.whatif.token_rules import joint_distribution, settled
 from hwmodel.ir.token_counts import TokenDistribution, TraceFamily
 from hwmodel.ir.trace import Trace
 
@@ -45,7 +45,7 @@ def trace_family(
         A module whose counts are fixed, another number of points, or counts that the module rules out.
     """
     from hwmodel.extraction.models import as_module, example_inputs, exported_module
-    from hwmodel.extraction.symbolic import SymbolicProgram
+    from hwmodel.extraction.recording.symbolic import SymbolicProgram
 
     if batch < 1:
         raise HwmodelError(f"batch must be at least 1, got {batch}")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from hwmodel.extraction.graph import Record, Recording
-    from hwmodel.extraction.roles import Structure
-    from hwmodel.extraction.weight_reading import WeightReader
+    from hwmodel.extraction.recording.graph import Record, Recording
+    from hwmodel.extraction.recording.roles import Structure
+    from hwmodel.extraction.weights.weight_reading import WeightReader
 
 ImageSize = int | tuple[int, int]
 
@@ -133,7 +133,7 @@ def _trace_timm(
     import torch
 
     from hwmodel.extraction import zoo
-    from hwmodel.extraction.export import export
+    from hwmodel.extraction.recording.export import export
 
     with zoo.fused_attention(fused):
         model = zoo.build(name, sides)
@@ -152,7 +152,7 @@ def _trace_timm(
     traced = _assemble(program, name=name, shape=tuple(image.shape), own="fp32", dtype=dtype, weights=weights)
     if weights is None or not weights.narrowed:
         return traced
-    from hwmodel.extraction.found_recipes import beside_dense
+    from hwmodel.extraction.whatif.found_recipes import beside_dense
 
     return beside_dense(traced, _trace_timm(name, batch, sides, dtype, fused))
 
@@ -163,7 +163,7 @@ def _fitted(
     """A model by name as its checkpoint has it, with the weights; the model itself where there is no checkpoint."""
     if checkpoint is None:
         return model, _weights(model, name, None, block)
-    from hwmodel.extraction.weight_reading import fitted
+    from hwmodel.extraction.weights.weight_reading import fitted
 
     return fitted(checkpoint, model, name, block)
 
@@ -207,7 +207,7 @@ def _repeated(value: torch.Tensor, batch: int) -> torch.Tensor:
 
 def _weights(model: nn.Module, name: str, checkpoint: str | Path | None, block: tuple[int, int] | None) -> WeightReader | None:
     """The weights to read the sparsity of: those of the checkpoint, or the model's own where it has any."""
-    from hwmodel.extraction.weight_reading import WeightReader
+    from hwmodel.extraction.weights.weight_reading import WeightReader
 
     if checkpoint is not None:
         return WeightReader.of_checkpoint(checkpoint, model, name, block)
@@ -237,9 +237,9 @@ def exported_module(
     block: tuple[int, int] | None = None,
 ) -> tuple[ExportedProgram, Callable[[ExportedProgram], Trace]]:
     """A module's program, and what makes the trace of it."""
-    from hwmodel.extraction.export import export, twin
-    from hwmodel.extraction.formats import make_float, read_formats, with_formats
-    from hwmodel.extraction.plain_copies import make_plain
+    from hwmodel.extraction.recording.export import export, twin
+    from hwmodel.extraction.recording.plain_copies import make_plain
+    from hwmodel.extraction.weights.formats import make_float, read_formats, with_formats
 
     config = getattr(model, "pretrained_cfg", None) or {}
     name = config.get("architecture") or type(model).__name__
@@ -284,7 +284,7 @@ def _assemble(
     program: ExportedProgram, *, name: str, shape: tuple[int, ...], own: str, dtype: str | None, weights: WeightReader | None = None
 ) -> Trace:
     """The trace of an exported program whose parameters are of dtype ``own``."""
-    from hwmodel.extraction.graph import record
+    from hwmodel.extraction.recording.graph import record
 
     packages = ("torch", "timm", "hwmodel")
     return assembled(record(program, model=name), name=name, shape=shape, own=own, dtype=dtype, packages=packages, weights=weights)
@@ -301,8 +301,8 @@ def assembled(
     weights: WeightReader | None = None,
 ) -> Trace:
     """The trace of a recording: names, roles, encoder blocks and attention groups, whichever front end recorded it."""
-    from hwmodel.extraction.naming import names
-    from hwmodel.extraction.roles import analyse
+    from hwmodel.extraction.recording.naming import names
+    from hwmodel.extraction.recording.roles import analyse
 
     structure = analyse(recording)
     final = names(recording, structure)

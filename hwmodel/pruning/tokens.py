@@ -10,7 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
 from hwmodel.errors import HwmodelError
-from hwmodel.extraction.export import twin
+from hwmodel.extraction.recording.export import twin
 from hwmodel.ir.token_counts import TokenDistribution
 
 if TYPE_CHECKING:

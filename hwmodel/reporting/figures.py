@@ -67,7 +67,7 @@ def _quantity_panel(axes: Axes, machines: Sequence[Machine], quantity: Quantity)
         axes.set_xlim(min(positive) * factor / 4, max(positive) * factor * 20)
         _plain_log_ticks(axes)
     else:
-        axes.set_xlim(0, max(positive, default=1.0) * factor * 1.45)
+        axes.set_xlim(0, max(positive, default=1.0) * factor * 1.6)
     for height, machine, case in bar_rows(machines):
         _quantity_bar(axes, (height, factor), machine, case, quantity)
 

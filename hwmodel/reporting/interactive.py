@@ -200,7 +200,12 @@ def work(place: int, machines: Sequence[Machine]) -> list[Document]:
         told = _work_trace(f"executed on {escape(machine.label, quote=False)}", names, values, worth)
         data.append(told | {"type": "scatter", "mode": "markers", "marker": marker})
     x = {"showticklabels": False, "title": {"text": "layers in execution order"}}
-    return [_figure("", data, x, _axis(label), barmode="overlay", showlegend=True, height=420, margin=_UNTITLED)]
+    y = _axis(label, rangemode="tozero")
+    return [
+        _figure(
+            "", data, x | {"range": [-0.8, len(rows) - 0.2]}, y, barmode="overlay", showlegend=True, height=420, margin=_UNTITLED
+        )
+    ]
 
 
 def _work_trace(name: str, names: list[str], values: list[float], worth: float) -> Document:

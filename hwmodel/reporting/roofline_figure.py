@@ -93,7 +93,13 @@ def _ceiling_lines(axes: Axes, low: float, high: float, ceilings: Ceilings) -> N
         start = max(low, peak / bandwidth) if bandwidth else low
         axes.plot([start, high], [peak, peak], **style)  # type: ignore[arg-type]
         axes.annotate(
-            f"peak {si(peak, 'MAC/s')}", (high, peak), xytext=(-3, 4), textcoords="offset points", ha="right", color=colour("muted")
+            f"peak {si(peak, 'MAC/s')}",
+            (high, peak),
+            xytext=(-3, 4),
+            textcoords="offset points",
+            ha="right",
+            color=colour("muted"),
+            bbox={"facecolor": colour("paper"), "edgecolor": "none", "pad": 0.5},
         )
     if bandwidth:
         stop = min(high, peak / bandwidth) if peak else high

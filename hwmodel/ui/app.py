@@ -73,21 +73,22 @@ def _connect_address(app: Dash, bench: Workbench) -> None:
     @app.callback(
         Output("controls", "children"), Output("notice", "children"), Input("address", "search"), Held("written", "data")
     )  # fmt: skip
-    def build(search: str | None, written: str | None) -> tuple[Any, Any]:
-        if search and search == written:
+    def build(search: str | None, written: dict[str, Any] | None) -> tuple[Any, Any]:
+        if written and written["search"] == search and not written["new_controls"]:
             raise PreventUpdate
         state, notes = opened(bench, search)
         return page.controls(bench, state), [html.P(f"{note[0].upper()}{note[1:]}.") for note in notes]
 
-    @app.callback(
-        Output("bookmark", "search"), Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS},
-        prevent_initial_call=True,
-    )  # fmt: skip
-    def write(values: dict[str, Any], search: str | None) -> tuple[str, Any]:
+    @app.callback(Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS}, prevent_initial_call=True)
+    def write(values: dict[str, Any], search: str | None) -> dict[str, Any]:
         before, _ = opened(bench, search)
-        if _moved(before, values):
-            return search_of(adapted(bench, before, values)), None
-        return (search_of(page.state_of(bench, values)),) * 2
+        moved = bool(_moved(before, values))
+        state = adapted(bench, before, values) if moved else page.state_of(bench, values)
+        return {"search": search_of(state), "new_controls": moved}
+
+    @app.callback(Output("bookmark", "search"), Input("written", "data"), prevent_initial_call=True)
+    def show(written: dict[str, Any]) -> str:
+        return str(written["search"])
 
 
 def _moved(before: State, values: Mapping[str, Any]) -> list[str]:

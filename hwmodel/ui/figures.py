@@ -24,7 +24,6 @@ def _layout(x: Document, y: Document) -> Document:
     return {
         "xaxis": axes | x,
         "yaxis": axes | y,
-        "height": 300,
         "margin": {"l": 56, "r": 12, "t": 8, "b": 44},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -47,7 +46,7 @@ def roofline(answer: Answer) -> Document:
     low = min(dot.macs_per_s for dot in placed) / 3
     lines = _ceiling_lines(ceilings, low_x, high_x, top)
     layout = _layout(
-        {"type": "log", "title": {"text": "executed MACs per byte of off-chip traffic"}, "range": [log10(low_x), log10(high_x)], "dtick": 1},
+        {"type": "log", "title": {"text": "executed MACs per byte off-chip"}, "range": [log10(low_x), log10(high_x)], "dtick": 1},
         {"type": "log", "title": {"text": "achieved MAC/s"}, "range": [log10(low), log10(top)], "dtick": 1, "exponentformat": "SI"},
     )  # fmt: skip
     return {"data": [*lines, _rings(dense), *(_dot(dot) for dot in now)], "layout": layout}

@@ -12,8 +12,8 @@ from typing import Any
 
 from hwmodel.errors import HwmodelError, RecipeError
 from hwmodel.exploration.variants import PRUNABLE_ROLES
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipes import Recipe
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipes import Recipe
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.storage import is_trace_file, load_trace
 from hwmodel.ir.trace import Trace

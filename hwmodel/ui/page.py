@@ -22,7 +22,7 @@ SAVED = {
     "report": "dense beside this state, one HTML file",
 }
 """What a state can be saved as, with what each is for."""
-_PLOT: Any = {"displayModeBar": False, "responsive": True}
+_PLOT: Any = {"displayModeBar": False}
 _BATCH_TRIED = 64
 """Batch at which a field that a machine depends on shows it, hosts and launches being hidden behind the work."""
 
@@ -65,7 +65,7 @@ def _results() -> Any:
 
 
 def _graph(name: str) -> Any:
-    return dcc.Graph(id=name, config=_PLOT, className="graph")
+    return dcc.Graph(id=name, config=_PLOT, responsive=True, style={"height": "300px"})
 
 
 def _panel(heading: str, body: Any, caption: Any = None) -> Any:
@@ -95,7 +95,7 @@ def controls(bench: Workbench, state: State) -> list[Any]:
         _choice("model", "Model", {name: name for name in models}, state.model),
         _slider("density", "Density", (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, unpruned),
         _choice("block", "Block shape, out × in", {shape: shape.replace("x", " × ") for shape in BLOCKS}, state.block, unpruned),
-        _choice("lie", "Kept blocks lie", {rule: text for rule, text in RULES.items()}, state.lie, unpruned),
+        _choice("lie", "Kept blocks lie", dict(RULES), state.lie, unpruned),
         _count("heads", "Heads per block", state.heads, *model.heads),
         _count("tokens", f"Patch tokens from block {model.thinned_from} on", state.tokens, *model.tokens),
         _steps("batch", "Batch", list(map(str, BATCHES)), str(state.batch), model.batches.fixed),
@@ -209,5 +209,6 @@ def _bar(bar: views.Bar, what: str) -> Any:
         for role, share, text in bar.parts
     ]
     told = ", ".join(f"{ROLES[role]} {text}" for role, _, text in bar.parts)
-    strip = html.Div(parts, className="strip", role="img", **{"aria-label": f"{what}, {bar.name}: {told}"})
+    named: Any = {"role": "img", "aria-label": f"{what}, {bar.name}: {told}"}
+    strip = html.Div(parts, className="strip", **named)
     return html.Div([html.Span(bar.name), strip, html.Span(bar.total, className="number")], className="bar")

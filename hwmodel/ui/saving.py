@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from hwmodel.backends.cards import Card, card_from_document
 from hwmodel.errors import HwmodelError
-from hwmodel.extraction.recipe_files import save_recipe
+from hwmodel.extraction.whatif.recipe_files import save_recipe
 from hwmodel.reporting.report import report_html
 from hwmodel.reporting.variants import Variant
 from hwmodel.ui import machines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import isnan
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -85,7 +86,7 @@ def nearest_number(name: str, text: str, allowed: tuple[float, float], default: 
         return default, [f"{name} is {text[:40]!r} in the address, expected a number: taken as {default:g}"]
     if low <= value <= high:
         return value, []
-    taken = min(max(value, low), high) if value == value else default
+    taken = default if isnan(value) else min(max(value, low), high)
     return taken, [f"{name} is {text[:40]} in the address, expected {low:g} to {high:g}: taken as {taken:g}"]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hwmodel.backends.cards import load_card
 from hwmodel.backends.estimates import estimate
 from hwmodel.extraction.models import trace as extract
-from hwmodel.extraction.pruning import prune
+from hwmodel.extraction.whatif.pruning import prune
 from hwmodel.ir.operators import Operator, attention, elementwise, matmul, rowwise
 from hwmodel.ir.trace import Trace
 from hwmodel.validation.measured import MeasuredRow, timed

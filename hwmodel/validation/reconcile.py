@@ -120,7 +120,7 @@ def _runnable(model: str | nn.Module, example: Any, traced: Trace) -> tuple[nn.M
     """A model that the counters can run in eval mode, and its inputs."""
     import torch
 
-    from hwmodel.extraction.export import twin
+    from hwmodel.extraction.recording.export import twin
     from hwmodel.extraction.zoo import build
 
     if not isinstance(model, str):

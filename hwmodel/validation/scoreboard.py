@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hwmodel.backends.cards import Card, Score, load_card
 from hwmodel.backends.estimates import Estimate, estimate
 from hwmodel.content import content_folder
-from hwmodel.extraction.pruning import prune
+from hwmodel.extraction.whatif.pruning import prune
 from hwmodel.files import write_file
 from hwmodel.ir.trace import Trace
 from hwmodel.validation.gpu_pairs import (

@@ -28,9 +28,9 @@ save_file(model, sys.argv[1]) if sys.argv[1].endswith(".safetensors") else torch
 """
 READ = """
 import json, resource, sys, time, torch
-from hwmodel.extraction.checkpoints import open_checkpoint
-from hwmodel.extraction.block_shapes import explaining_mask
-from hwmodel.extraction.stored_weights import StoredWeights
+from hwmodel.extraction.weights.checkpoints import open_checkpoint
+from hwmodel.extraction.weights.block_shapes import explaining_mask
+from hwmodel.extraction.weights.stored_weights import StoredWeights
 import safetensors
 start, cpu = time.perf_counter(), time.process_time()
 stored = StoredWeights(open_checkpoint(sys.argv[1]))

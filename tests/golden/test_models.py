@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hwmodel as hw
-from hwmodel.extraction.recipe_files import recipe_names
+from hwmodel.extraction.whatif.recipe_files import recipe_names
 
 with Path(__file__).with_name("lsp_recipes.csv").open(newline="") as lines:
     ROWS = list(csv.DictReader(lines))

@@ -10,10 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import hwmodel as hw
-from hwmodel.extraction.comparison import found_structure
-from hwmodel.extraction.narrowing import fit
-from hwmodel.extraction.recipes import EncoderRule, Recipe
 from hwmodel.extraction.torchvision_repair import import_torchvision
+from hwmodel.extraction.weights.narrowing import fit
+from hwmodel.extraction.whatif.comparison import found_structure
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 
 tp = pytest.importorskip("torch_pruning")
 import_torchvision()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,20 @@ def test_a_channel_saves_in_every_layer_that_it_feeds() -> None:
     assert importance.seconds(group) == pytest.approx((first - first_half + second - second_half) / 32)
     assert importance.weight(group) >= LEAST
     assert torch.equal(importance(group), equal_importance(group) / importance.weight(group))
+
+
+def test_a_channel_that_is_several_features_of_a_layer_saves_several_times() -> None:
+    """After a flatten of nine positions one channel is nine input features: its group lists nine indices per channel."""
+    model = TwoBranches()
+    importance = latency_importance(equal_importance, model, hw.trace(model, example=EXAMPLE), **DEVICE)
+
+    def item(module: torch.nn.Module, handler: str, count: int) -> SimpleNamespace:
+        named = SimpleNamespace(__name__=handler)
+        return SimpleNamespace(dep=SimpleNamespace(target=SimpleNamespace(module=module), handler=named), idxs=list(range(count)))
+
+    first, second = importance.saved_s[id(model.wide_in)], importance.saved_s[id(model.wide_out)]
+    group = [item(model.wide_in, "prune_out_channels", 4), item(model.wide_out, "prune_in_channels", 36)]
+    assert importance.seconds(group) == pytest.approx(first[0] + 9 * second[1])
 
 
 def test_models_and_traces_must_belong_together() -> None:

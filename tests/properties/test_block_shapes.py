@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import block_masks, grids
 
-from hwmodel.extraction.block_shapes import block_mask, explaining_mask
+from hwmodel.extraction.weights.block_shapes import block_mask, explaining_mask
 from hwmodel.ir.masks import BlockMask
 
 

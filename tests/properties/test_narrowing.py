@@ -10,10 +10,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import hwmodel as hw
-from hwmodel.extraction.comparison import found_structure
-from hwmodel.extraction.narrowing import fit
-from hwmodel.extraction.recipes import Recipe
 from hwmodel.extraction.torchvision_repair import import_torchvision
+from hwmodel.extraction.weights.narrowing import fit
+from hwmodel.extraction.whatif.comparison import found_structure
+from hwmodel.extraction.whatif.recipes import Recipe
 
 import_torchvision()
 vision_transformer = pytest.importorskip("timm.models.vision_transformer")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwmodel as hw
-from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
 from hwmodel.ir.masks import RULES, BlockMask
 
 TINY = "deit_tiny_patch16_224"

@@ -65,6 +65,12 @@ def test_two_layers_by_hand(solver: str) -> None:
     assert found.density == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
 
 
+def test_what_prices_leave_of_the_budget_is_spent() -> None:
+    """The middle point lies above the hull, so no price chooses it; it still is the best that fits."""
+    one = (hand_made([0, 10, 11]),)
+    assert solve(within(one, made_up("c", [[2, 1, 0]]), 0.5, floor=0.0)).points.tolist() == [1]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_exact_is_the_best_of_all_choices_and_bounds_hold(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -287,5 +293,7 @@ def test_masks_are_what_prune_takes() -> None:
     found = solve(within(chosen, flop_cost(chosen), 0.5))
     pruned = hw.prune(trace_of(chosen), found.masks)
     assert 2 * pruned.kept_macs == found.costs["flops of linear layers"]
-    assert found.frame().kept_blocks.tolist() == [mask.kept_blocks for mask in found.masks.values()]
+    frame = found.frame()
+    assert frame.kept_blocks[list(found.masks)].tolist() == [mask.kept_blocks for mask in found.masks.values()]
+    assert (frame.density.drop(list(found.masks)) == 1.0).all()
     assert {one.block for one in chosen} == {BLOCK} and {one.rows for one in chosen} == {ROWS}

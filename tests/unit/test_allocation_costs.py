@@ -63,6 +63,19 @@ def test_every_point_costs_what_the_backend_says_of_its_mask(small: Trace, devic
     assert costs["latency_s"].source == machine.dense.fidelity["latency"]
 
 
+def test_a_layer_that_loses_nothing_runs_its_dense_kernel(small: Trace) -> None:
+    """On a GPU told to take the sparse kernel wherever there is a mask, a mask that keeps everything would be dear."""
+    chosen = vit_layers(small, points=9)
+    machine = Machine.of(small, device="a100-40gb", sparse_kernel="always")
+    cost = machine.costs(chosen)["energy_j"]
+    found = solve(within(chosen, cost, 0.999))
+    assert 0 < len(found.masks) < len(chosen)
+    rows = {one.name: row for row, one in enumerate(small.operators)}
+    delivered = machine.price(found.masks).energy_j
+    for one, curve, point in zip(chosen, cost.curves, found.points, strict=True):
+        assert delivered[rows[one.name]] == pytest.approx(curve[point])
+
+
 def test_a_table_gives_what_it_holds_at_its_own_densities(small: Trace) -> None:
     table = hw.cost_table(small, device="vita", block=(32, 32), density=[0, 0.25, 0.5, 0.75, 1], layers=["*.fc?", "*.qkv"])
     chosen = tuple(one for one in vit_layers(small, points=5) if not one.name.endswith("proj"))[:-1]

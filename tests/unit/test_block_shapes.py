@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwmodel.extraction.block_shapes import block_mask, explaining_mask, follows_two_of_four
+from hwmodel.extraction.weights.block_shapes import block_mask, explaining_mask, follows_two_of_four
 
 
 def expanded(grid: list[list[int]], block: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:

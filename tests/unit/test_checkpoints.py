@@ -16,7 +16,7 @@ import hwmodel as hw
 from hwmodel import cli
 from hwmodel.errors import CheckpointError
 from hwmodel.extraction import zoo
-from hwmodel.extraction.checkpoints import open_checkpoint
+from hwmodel.extraction.weights.checkpoints import open_checkpoint
 
 MODEL = "test_vit"
 QKV = "blocks.0.attn.qkv.weight"

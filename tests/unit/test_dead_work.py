@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hwmodel as hw
-from hwmodel.extraction.dead_work import LivingWork, unprovable
+from hwmodel.extraction.whatif.dead_work import LivingWork, unprovable
 from hwmodel.ir.masks import BlockMask, Shape
 
 WIDTH, HEADS, HIDDEN, TOKENS = 128, 4, 192, 9

@@ -12,7 +12,7 @@ from explorer_bench import small_bench
 import hwmodel as hw
 from hwmodel import cli
 from hwmodel.backends.cards import read_card
-from hwmodel.extraction.recipe_files import load_recipe
+from hwmodel.extraction.whatif.recipe_files import load_recipe
 from hwmodel.ui import figures, machines, saving, views
 from hwmodel.ui.batches import Batches
 from hwmodel.ui.opening import opened

@@ -330,7 +330,7 @@ def test_the_module_is_not_changed() -> None:
 
 
 def test_the_twin_shares_every_tensor() -> None:
-    from hwmodel.extraction.export import twin
+    from hwmodel.extraction.recording.export import twin
 
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
     model[0].scale = torch.zeros(3)
@@ -547,7 +547,7 @@ def test_extraction_of_deit_base_is_small() -> None:
 
 
 def test_registered_twice_is_an_error() -> None:
-    from hwmodel.extraction.lowering import Call, Registry, Row
+    from hwmodel.extraction.recording.lowering import Call, Registry, Row
 
     registry = Registry()
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import hwmodel as hw
-from hwmodel.extraction.aten import is_viewable
-from hwmodel.extraction.naming import owner_of
+from hwmodel.extraction.recording.aten import is_viewable
+from hwmodel.extraction.recording.naming import owner_of
 from hwmodel.ir.operators import Operator
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import hwmodel as hw
-from hwmodel.extraction.recipes import LayerRule, Recipe
+from hwmodel.extraction.whatif.recipes import LayerRule, Recipe
 
 EXAMPLE = torch.zeros(4, 64)
 

@@ -13,7 +13,7 @@ import hwmodel as hw
 from hwmodel import cli
 from hwmodel.errors import RecipeError
 from hwmodel.extraction import zoo
-from hwmodel.extraction.recipes import Recipe
+from hwmodel.extraction.whatif.recipes import Recipe
 from hwmodel.ir.masks import BlockMask
 
 MODEL = "test_vit"

@@ -8,9 +8,9 @@ from torch import nn
 
 import hwmodel as hw
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.comparison import found_structure
-from hwmodel.extraction.narrowing import fit, fit_to_shapes
-from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.weights.narrowing import fit, fit_to_shapes
+from hwmodel.extraction.whatif.comparison import found_structure
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 from hwmodel.extraction.zoo import build
 
 NAME = "deit_tiny_patch16_224"  # 12 blocks, 3 heads of 64

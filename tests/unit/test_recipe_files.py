@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hwmodel.errors import HwmodelError, RecipeError, UnknownNameError
-from hwmodel.extraction.recipe_files import find_recipe, load_recipe, recipe_names, save_recipe
-from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
-from hwmodel.extraction.token_rules import planned
-from hwmodel.extraction.token_steps import Given
-from hwmodel.extraction.tokens import Tokens
+from hwmodel.extraction.whatif.recipe_files import find_recipe, load_recipe, recipe_names, save_recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.token_rules import planned
+from hwmodel.extraction.whatif.token_steps import Given
+from hwmodel.extraction.whatif.tokens import Tokens
 from hwmodel.ir.masks import BlockMask, expected_mask
 
 HEAD = 'schema_version = 1\nmodel = "deit_tiny_patch16_224"\nsource = "a test"\n'

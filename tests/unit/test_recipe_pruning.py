@@ -7,8 +7,8 @@ import pytest
 
 import hwmodel as hw
 from hwmodel.errors import RecipeError, UnknownNameError
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
 from hwmodel.ir.masks import BlockMask, ExpectedMask, expected_mask
 
 TINY = "deit_tiny_patch16_224"  # 12 blocks, width 192, 3 heads of 64, MLP 768, 196 patches and a class token

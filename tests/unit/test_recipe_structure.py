@@ -3,7 +3,7 @@
 import pytest
 
 import hwmodel as hw
-from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 
 
 def pruned(name: str, dense: hw.Trace, **rule: object) -> hw.Trace:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from reporting_fakes import PE, changed, estimate, pruned, variants, vit
 
 from hwmodel.ir.masks import BlockMask
-from hwmodel.reporting import figures, mask_figure, style
+from hwmodel.reporting import figure_parts, figures, interactive, layer_figures, mask_figure, roofline_figure, style
+from hwmodel.reporting.breakdown import layers
+from hwmodel.reporting.units import prefix_of
 from hwmodel.reporting.variants import Variant, machines_of
 
 MACHINES = machines_of(variants())
@@ -20,10 +25,10 @@ MACHINES = machines_of(variants())
     "draw",
     [
         figures.latency_and_energy,
-        figures.latency_by_role_stack,
+        figures.stacked_by_role,
         figures.where_the_gain_went,
-        figures.rooflines,
-        figures.encoder_blocks,
+        roofline_figure.rooflines,
+        layer_figures.encoder_blocks,
         figures.effective_work,
     ],
 )
@@ -38,7 +43,7 @@ def test_a_figure_is_well_formed_svg_without_outside_content(draw: object) -> No
 
 def test_coordinates_are_rounded_and_ids_numbered() -> None:
     """The layout solver's last bits differ from run to run; neither may reach the page, nor hashes made from them."""
-    text = style.to_svg(figures.rooflines(MACHINES), "name", "title")
+    text = style.to_svg(roofline_figure.rooflines(MACHINES), "name", "title")
     assert not re.findall(r"<[^>]*\d\.\d{4,}[^>]*>", text)
     idents = re.findall(r' id="([^"]*)"', text)
     assert sorted(idents) == sorted(f"name-{number}" for number in range(1, len(idents) + 1))
@@ -88,20 +93,20 @@ def test_a_mode_without_energy_says_so_instead_of_drawing_a_zero() -> None:
 def test_a_mode_without_off_chip_traffic_has_no_roofline() -> None:
     trace = vit(1)
     one = changed(estimate(trace, PE), dram_bytes=0.0)
-    text = style.to_svg(figures.rooflines(machines_of([Variant("dense", trace, (one,))])), "name", "title")
+    text = style.to_svg(roofline_figure.rooflines(machines_of([Variant("dense", trace, (one,))])), "name", "title")
     assert "this mode counts no off-chip traffic" in text
 
 
 def test_a_trace_without_encoder_blocks_has_no_such_figure() -> None:
     trace = vit(0)
-    assert figures.encoder_blocks(machines_of([Variant("dense", trace, (estimate(trace, PE),))])) is None
+    assert layer_figures.encoder_blocks(machines_of([Variant("dense", trace, (estimate(trace, PE),))])) is None
 
 
 def test_spread_keeps_order_and_distance_below_the_top() -> None:
-    moved = figures.spread([1.0, 0.95, 0.2], 0.2, 1.0)
+    moved = figure_parts.spread([1.0, 0.95, 0.2], 0.2, 1.0)
     assert moved == pytest.approx([1.0, 0.8, 0.2])
-    assert figures.spread([0.1, 0.5], 0.2, 1.0) == [0.1, 0.5]
-    assert figures.spread([], 0.2, 1.0) == []
+    assert figure_parts.spread([0.1, 0.5], 0.2, 1.0) == [0.1, 0.5]
+    assert figure_parts.spread([], 0.2, 1.0) == []
 
 
 def test_stored_masks_are_pictures_and_expected_ones_flat_shades() -> None:
@@ -127,9 +132,57 @@ def test_a_huge_mask_is_pooled_to_a_small_picture() -> None:
     assert len(text) < 20_000
 
 
-def test_a_density_figure_has_a_bar_per_layer_and_a_dash_per_machine() -> None:
+def test_density_and_work_by_layer_have_a_bar_per_layer_and_a_mark_per_machine() -> None:
     sparse = variants()[1]
+    count = len(layers(sparse.trace))
+    density = layer_figures.kept_density(sparse.trace).axes[0]
+    assert len(density.patches) == count == 10  # embedding, two blocks of four, head
     cases = [(machine, machine.cases[1]) for machine in MACHINES]
-    text = style.to_svg(figures.kept_density(sparse.trace, cases), "d", "t")
-    assert "edge-like executes 100" in text
-    assert "pe-like executes 26" in text
+    work = layer_figures.work_by_layer(cases).axes[0]
+    marks = {line.get_label(): line.get_ydata() for line in work.lines if len(line.get_ydata()) == count}
+    assert [label.removeprefix("executed on ") for label in marks] == [machine.label for machine in MACHINES]
+    dense = np.array([operator.macs for operator in layers(MACHINES[0].baseline.trace)]) / 1e6
+    assert np.allclose(marks["executed on edge-like"], dense)  # which skips nothing
+    assert np.allclose(marks["executed on pe-like"][1:5], 0.26 * dense[1:5], rtol=0.05)  # which skips 32x32 blocks
+
+
+@pytest.mark.parametrize("column", ["latency_s", "energy_j"])
+def test_stacks_end_at_the_totals(column: str) -> None:
+    """The drawn segments of each bar add up to what the estimate says."""
+    case = MACHINES[2].cases[1]
+    quantity = figures.LATENCY if column == "latency_s" else figures.ENERGY
+    axes = Figure().subplots()
+    figures.role_panel(axes, [case], quantity)
+    drawn = sum(patch.get_width() for patch in axes.patches)
+    assert drawn * prefix_of(quantity.of(case))[0] == pytest.approx(quantity.of(case))
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".png", ".svg"])
+def test_files_for_a_paper_fit_a_page_and_are_the_same_every_time(suffix: str) -> None:
+    content = [style.paper_file(figures.where_the_gain_went(MACHINES), suffix) for _ in range(2)]
+    assert content[0] == content[1]
+    assert content[0].startswith({".pdf": b"%PDF", ".png": b"\x89PNG", ".svg": b"<?xml"}[suffix])
+    if suffix == ".pdf":
+        assert b"/Type3" not in content[0] and b"CreationDate" not in content[0]
+
+
+def test_interactive_figures_are_what_plotly_accepts() -> None:
+    """Every document passes plotly's own validation, and its colours are tokens that the page sets."""
+    go = pytest.importorskip("plotly.graph_objects")
+    plots = [*interactive.roles(MACHINES), *interactive.encoder_blocks(MACHINES), *interactive.rooflines(MACHINES)]
+    plots += [*interactive.work(1, MACHINES), *interactive.density(variants()[1])]
+    page = style.css_variables(dark=False)
+    for plot in plots:
+        go.Figure(json.loads(re.sub(r"var\(--[a-z0-9-]+\)", "#123456", json.dumps(plot, allow_nan=False))))
+    tokens = set(re.findall(r"var\((--[a-z0-9-]+)\)", json.dumps(plots)))
+    assert tokens and all(f"{token}:" in page for token in tokens)
+
+
+def test_the_interactive_roofline_has_every_kernel_that_multiplies() -> None:
+    machine = MACHINES[0]
+    data = interactive.rooflines([machine])[0]["data"]
+    clouds = [trace for trace in data if trace["mode"] == "markers"]
+    products = [operator.name for operator in machine.baseline.trace.operators if operator.macs]
+    assert [len(cloud["x"]) for cloud in clouds] == [len(products)] * 3
+    assert all(any(f"<b>{name}</b>" in text for text in clouds[0]["text"]) for name in products)
+    assert clouds[-1]["marker"]["symbol"].endswith("-open") and not clouds[0]["marker"]["symbol"].endswith("-open")

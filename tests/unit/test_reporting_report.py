@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import gzip
 import hashlib
 import html
+import json
 import os
 import re
 import subprocess
@@ -12,13 +16,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reporting_fakes import GPU, PE, card, estimate, pruned, score, sourced, variants, vit
+from reporting_fakes import GPU, PE, card, estimate, on_four_machines, pruned, score, sourced, variants, vit
 
 import hwmodel as hw
 from hwmodel.backends.cards import load_card
 from hwmodel.content import content_folder
 from hwmodel.errors import HwmodelError
-from hwmodel.reporting.report import Variant, report_html, write_report
+from hwmodel.reporting.report import FigureFolder, Variant, report_csv, report_html, write_report
 from hwmodel.reporting.units import ratio, si
 from hwmodel.reporting.variants import machines_of
 
@@ -27,7 +31,7 @@ EVIL = "<script>alert('x')</script>"
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return report_html(variants())
+    return report_html(variants(), static=True)
 
 
 class _Elements(HTMLParser):
@@ -66,9 +70,45 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
         for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
             target = attributes.get(name) or ""
             assert target == "" or target.startswith(("#", "data:image/png;base64,")), (tag, name, target)
-    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in elements.found}
+    assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in elements.found}
     assert "@import" not in page and "url(http" not in page
     assert "default-src &#39;none&#39;" in page
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_no_script_runs_but_those_whose_hashes_the_page_names(static: bool) -> None:
+    dense = vit(1)
+    page = report_html([Variant("dense", dense, (estimate(dense, PE),))], static=static)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1))  # type: ignore[union-attr]
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    assert policy.endswith(f"script-src {' '.join(hashes)}")
+    assert len(scripts) == (1 if static else 3)
+    assert page.count("plotly.js v") == (0 if static else 1)
+
+
+def _sheets(page: str) -> dict[str, str]:
+    """What the page hands out, unpacked as its script does."""
+    packed = re.search(r'id="sheets">([^<]*)<', page)
+    assert packed is not None
+    found: dict[str, str] = json.loads(gzip.decompress(base64.b64decode(packed.group(1))))
+    return found
+
+
+def test_every_table_is_handed_out_with_the_numbers_it_shows(page: str) -> None:
+    sheets = _sheets(page)
+    tables = re.findall(r'data-sheet="([^"]+)"', page)
+    assert sorted(sheets) == sorted(tables)
+    assert sheets["operators"] == report_csv(variants())
+    rows = list(csv.DictReader(sheets["results"].splitlines()))
+    one = variants()[1].estimates[2]
+    row = next(row for row in rows if row["device"] == "gpu-like" and row["variant"] == "32x32 at 26 %")
+    assert float(row["latency_s"]) == one.latency_s and float(row["energy_j"]) == one.energy_j
+    assert (row["latency_fidelity"], row["latency_error_median"], row["energy_error_median"]) == ("calibrated", "0.051", "")
+    work = list(csv.DictReader(sheets["work-1-layers"].splitlines()))
+    assert sum(float(row["nominal_macs"]) for row in work) < sum(float(row["dense_macs"]) for row in work)
+    fc1 = next(row for row in work if row["layer"] == "blocks.0.mlp.fc1")
+    assert float(fc1["dense_macs"]) == 197 * 192 * 768 == float(fc1["executed_macs on edge-like"])
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(page: str) -> None:
@@ -98,7 +138,7 @@ def test_every_total_in_the_table_is_the_estimates(page: str) -> None:
 
 def test_fidelity_error_and_provenance_are_on_the_page(page: str) -> None:
     text = _cells(page).replace("\N{NO-BREAK SPACE}", " ")
-    assert "latency calibrated, error ±5.1 % median, 12.0 % p90 of 31 rows; energy assumed, error not measured" in text
+    assert "|calibrated, ±5.1 %, p90 12.0 %|" in text and "|assumed, not measured|" in text
     assert "|clock_hz||" in text.replace("\n", "") and "made up for a test, https://example.org/sheet" in text
     assert "held-out rows" in text  # the scoreboard's line
     assert "Measured error: not measured." in text  # and a machine without one
@@ -108,7 +148,7 @@ def test_fidelity_error_and_provenance_are_on_the_page(page: str) -> None:
 
 def test_all_figures_are_there_in_both_themes(page: str) -> None:
     names = re.findall(r'<section id="([^"]+)"', page)
-    figures = ["roles", "work", "blocks", "roofline", "density-1", "masks-1", "density-2", "masks-2"]
+    figures = ["roles", "blocks", "roofline", "work", "work-1", "density-1", "masks-1", "work-2", "density-2", "masks-2"]
     assert names == ["results", "limits", "why", *figures, "machines"]
     assert page.count("<svg ") == len(figures) + 2  # and the bars, and where the gain went
     assert "prefers-color-scheme: dark" in page and "@media print" in page
@@ -122,10 +162,11 @@ def test_names_are_text_wherever_they_come_from() -> None:
         Variant(EVIL, dense, (estimate(dense, machine),)),
         Variant(f"{EVIL} again", pruned(dense, 0.5), (estimate(pruned(dense, 0.5), machine),)),
     ]
-    page = report_html(both)
-    assert "<script" not in page
+    page = report_html(both, static=True)
+    assert "<script>alert" not in page
     assert html.escape(EVIL).replace("&#x27;", "&#39;") in page
-    assert "script" not in {tag for tag, _ in _Elements(page).found}
+    assert [tag for tag, _ in _Elements(page).found].count("script") == 2  # the packed tables, and ours that sorts them
+    assert EVIL in _sheets(page)["operators"]
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path, page: str) -> None:
@@ -134,7 +175,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path, 
         "import sys, hashlib; sys.path.insert(0, sys.argv[1])\n"
         "from reporting_fakes import variants\n"
         "from hwmodel.reporting.report import report_html\n"
-        "print(hashlib.sha256(report_html(variants()).encode()).hexdigest())"
+        "print(hashlib.sha256(report_html(variants(), static=True).encode()).hexdigest())"
     )
     folder = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONHASHSEED": "4711", "MPLCONFIGDIR": str(tmp_path)}
@@ -143,27 +184,31 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path, 
 
 
 def test_four_machines_and_a_pruned_deit_base_stay_small() -> None:
-    full = report_html(variants(blocks=12, width=768))
-    assert len(full.encode()) < 1_500_000
+    """Four machines, a dense and three pruned versions: 1.5 MB as SVG only, 8 MB with interactive figures."""
+    three = variants(blocks=12, width=768)
+    again = pruned(three[0].trace, 0.4, (16, 16))
+    four = [*three, Variant("16x16 at 40 %", again, on_four_machines(again))]
+    assert len(report_html(four, static=True).encode()) < 1_500_000
+    assert len(report_html(four).encode()) < 8_000_000
 
 
 def test_only_a_dense_model_makes_a_page_without_comparisons() -> None:
     dense = vit(1)
-    page = report_html([Variant("dense", dense, (estimate(dense, PE),))])
+    page = report_html([Variant("dense", dense, (estimate(dense, PE),))], static=True)
     assert "<svg " in page and "faster" not in _cells(page)
     assert 'id="why"' not in page
 
 
 def test_a_trace_by_hand_makes_a_page() -> None:
     trace = hw.Trace.from_operators([hw.matmul(m=8, k=16, n=32), hw.softmax(rows=8, cols=16)])
-    page = report_html([Variant("by hand", trace, (estimate(trace, GPU, mode="compiled"),))])
+    page = report_html([Variant("by hand", trace, (estimate(trace, GPU, mode="compiled"),))], static=True)
     assert 'id="blocks"' not in page and 'id="roofline"' in page
 
 
 def test_writing_goes_through_a_whole_file_and_tells_its_steps(tmp_path: Path) -> None:
     dense, steps = vit(1), []
     path = tmp_path / "report.html"
-    write_report([Variant("dense", dense, (estimate(dense, PE),))], path, steps.append)
+    write_report([Variant("dense", dense, (estimate(dense, PE),))], path, steps.append, static=True)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
     assert steps[0] == "drawing latency and energy"
@@ -233,3 +278,16 @@ def test_vita_speed_ups_are_against_dense_on_the_same_pe() -> None:
     text = _cells(report_html(cases))
     assert f"|{ratio(same_pe.latency_s / case.latency_s)}|" in text
     assert "s runs on pe 64x64; its factors are against d there" in text
+
+
+def test_figures_go_into_a_folder_that_exists(tmp_path: Path) -> None:
+    dense = vit(1)
+    priced = [Variant("dense", dense, (estimate(dense, PE),))]
+    with pytest.raises(HwmodelError, match="not a folder"):
+        FigureFolder(tmp_path / "no", "pdf")
+    with pytest.raises(HwmodelError, match="unknown format 'jpg'"):
+        FigureFolder(tmp_path, "jpg")
+    write_report(priced, tmp_path / "report.html", static=True, figures=FigureFolder(tmp_path, "svg"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bars.svg", "blocks.svg", "report.html", "roles.svg", "roofline.svg", "work.svg",
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ from token_models import IMAGES, small_vit
 import hwmodel as hw
 from hwmodel.backends.families import Spread
 from hwmodel.cli import main
-from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 from hwmodel.extraction.zoo import build
 from hwmodel.pruning.tokens import measured_tokens, threshold_tokens
 

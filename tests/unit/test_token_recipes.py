@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hwmodel as hw
-from hwmodel.extraction.recipes import EncoderRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 from hwmodel.extraction.zoo import build
 from hwmodel.pruning.tokens import merge_tokens, patch_dropout, threshold_tokens, topk_tokens
 

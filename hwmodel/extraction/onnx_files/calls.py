@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hwmodel.extraction.lowering import Call, Shape, Value
 from hwmodel.extraction.onnx_files.folding import Graph, Node
 from hwmodel.extraction.onnx_files.idioms import ATTENTION, LINEAR, NORM, ROLL, SIGMOID_GATED
 from hwmodel.extraction.onnx_files.layouts import memory_order, viewed
+from hwmodel.extraction.recording.lowering import Call, Shape, Value
 
 Operands = Mapping[str, Any]
 Layout = tuple[Shape, Shape]

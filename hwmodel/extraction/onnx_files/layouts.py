@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from hwmodel.extraction.aten import is_viewable, runs
-from hwmodel.extraction.lowering import Shape
+from hwmodel.extraction.recording.aten import is_viewable, runs
+from hwmodel.extraction.recording.lowering import Shape
 
 
 def viewed(shape: Shape, stride: Shape, new_shape: Shape) -> Shape | None:

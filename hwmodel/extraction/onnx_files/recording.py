@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import hwmodel.extraction.aten
-import hwmodel.extraction.products  # noqa: F401
+import hwmodel.extraction.recording.aten
+import hwmodel.extraction.recording.products  # noqa: F401
 from hwmodel.errors import UnsupportedOperatorError
-from hwmodel.extraction.graph import Record, Recording
-from hwmodel.extraction.lowering import LOWERINGS, Call, Row, Value
 from hwmodel.extraction.onnx_files.calls import Layout, call_of, fresh_layout, view
 from hwmodel.extraction.onnx_files.folding import HOST, Graph, Node, unknown_operators
 from hwmodel.extraction.onnx_files.layouts import memory_order
+from hwmodel.extraction.recording.graph import Record, Recording
+from hwmodel.extraction.recording.lowering import LOWERINGS, Call, Row, Value
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _QUANTISED = {"int8": "int8", "uint8": "int8", "int4": "int4", "uint4": "int4"}

@@ -17,14 +17,14 @@ from hwmodel.extraction.onnx_files.recording import Weight
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hwmodel.extraction.weight_reading import WeightReader
+    from hwmodel.extraction.weights.weight_reading import WeightReader
 
 
 def weight_reader(path: Path, graph: Graph, weights: Mapping[str, Weight], block: tuple[int, int] | None) -> WeightReader:
     """What reads the sparsity of the floating-point weights of a file; quantised ones, whose zero is a code, are left out."""
-    from hwmodel.extraction.checkpoints import StoredTensors
-    from hwmodel.extraction.stored_weights import StoredWeights
-    from hwmodel.extraction.weight_reading import WeightReader
+    from hwmodel.extraction.weights.checkpoints import StoredTensors
+    from hwmodel.extraction.weights.stored_weights import StoredWeights
+    from hwmodel.extraction.weights.weight_reading import WeightReader
 
     plain = {name: weight for name, weight in weights.items() if "float" in graph.tensors[weight[0]].dtype}
     shapes = {name: value.shape for name, (_, value) in plain.items()}

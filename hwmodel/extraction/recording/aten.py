@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from hwmodel.extraction.lowering import FREE, LOWERINGS, Call, Lowering, Row, Shape, Value
+from hwmodel.extraction.recording.lowering import FREE, LOWERINGS, Call, Lowering, Row, Shape, Value
 from hwmodel.ir.operators import Operator, elementwise, movement, reduction, rowwise
 
 _SAME_NAME = (
@@ -136,7 +136,7 @@ def _movement(kind: str) -> Lowering:
 
 
 def _free(call: Call) -> tuple[Row, ...]:
-    """Nothing: see :data:`~hwmodel.extraction.lowering.FREE` for the reason."""
+    """Nothing: see :data:`~hwmodel.extraction.recording.lowering.FREE` for the reason."""
     return ()
 
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hwmodel.extraction.flow import Flow, is_depthwise, is_light, is_linear, is_weighted
-from hwmodel.extraction.graph import Record, Recording
+from hwmodel.extraction.recording.flow import Flow, is_depthwise, is_light, is_linear, is_weighted
+from hwmodel.extraction.recording.graph import Record, Recording
 
 _ACTIVATIONS = frozenset({"gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "relu6", "mish", "hardswish", "elu", "leaky_relu"})
 _FALLBACK = frozenset({"qkv", "fc1", "fc2"})

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from hwmodel.extraction.graph import Record, Recording
-from hwmodel.extraction.roles import Attention, Structure
+from hwmodel.extraction.recording.graph import Record, Recording
+from hwmodel.extraction.recording.roles import Attention, Structure
 
 _PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 _STEMS = re.compile(r"^q?weight(_orig|_g|_v|_q|_?int[48])?$")

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.checkpoints import open_checkpoint
-from hwmodel.extraction.formats import with_formats
-from hwmodel.extraction.graph import Recording
-from hwmodel.extraction.matching import check_match, differences, expected_shapes, known_names
-from hwmodel.extraction.narrowing import fit
-from hwmodel.extraction.quantised_weights import refuse_packed
-from hwmodel.extraction.sparse_weights import WeightUse, with_sparsity
-from hwmodel.extraction.stored_weights import StoredWeights, module_weights
+from hwmodel.extraction.recording.graph import Recording
+from hwmodel.extraction.weights.checkpoints import open_checkpoint
+from hwmodel.extraction.weights.formats import with_formats
+from hwmodel.extraction.weights.matching import check_match, differences, expected_shapes, known_names
+from hwmodel.extraction.weights.narrowing import fit
+from hwmodel.extraction.weights.quantised_weights import refuse_packed
+from hwmodel.extraction.weights.sparse_weights import WeightUse, with_sparsity
+from hwmodel.extraction.weights.stored_weights import StoredWeights, module_weights
 from hwmodel.ir.masks import Shape
 from hwmodel.ir.trace import Trace
 

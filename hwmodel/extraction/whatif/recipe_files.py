@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hwmodel.content import content_folder
 from hwmodel.errors import RecipeError, UnknownNameError, suggestion
-from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.masks import BlockMask, Shape, grid_shape
 

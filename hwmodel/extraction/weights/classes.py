@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwmodel.extraction.structure import rescaled, reshaped
+from hwmodel.extraction.whatif.structure import rescaled, reshaped
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 

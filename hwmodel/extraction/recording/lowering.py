@@ -4,7 +4,7 @@ A *lowering* is a small function from a :class:`Call` to a tuple of :class:`Row`
 costs nothing: its result is its first operand seen another way, and edges pass through it. A call without a lowering
 is refused, never counted as zero. To teach hwmodel an operator of your own::
 
-    from hwmodel.extraction.lowering import LOWERINGS, Call, Row
+    from hwmodel.extraction.recording.lowering import LOWERINGS, Call, Row
 
     @LOWERINGS.lowers("mylib::frobnicate")
     def frobnicate(call: Call) -> tuple[Row, ...]:
@@ -164,7 +164,7 @@ class Registry:
 
 
 LOWERINGS = Registry()
-"""Every lowering hwmodel knows; :mod:`hwmodel.extraction.aten` fills it."""
+"""Every lowering hwmodel knows; :mod:`hwmodel.extraction.recording.aten` fills it."""
 
 FREE: Mapping[str, str] = {
     **dict.fromkeys(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from hwmodel.errors import HwmodelError, RecipeError
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipes import EncoderRule, Recipe
-from hwmodel.extraction.removal import ENDS, Part
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
+from hwmodel.extraction.whatif.removal import ENDS, Part
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 

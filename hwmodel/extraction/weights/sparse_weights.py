@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.block_shapes import block_mask, explaining_mask, follows_two_of_four
-from hwmodel.extraction.stored_weights import StoredWeights, WeightContent
+from hwmodel.extraction.weights.block_shapes import block_mask, explaining_mask, follows_two_of_four
+from hwmodel.extraction.weights.stored_weights import StoredWeights, WeightContent
 from hwmodel.ir.findings import WeightFinding, WeightForm
 from hwmodel.ir.masks import BlockMask, BoolArray, Shape
 from hwmodel.ir.operators import Operator

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwmodel.errors import RecipeError, suggestion
-from hwmodel.extraction.classes import with_classes
-from hwmodel.extraction.recipe_files import find_recipe, load_recipe
-from hwmodel.extraction.recipes import EncoderRule, LayerRule, Recipe
-from hwmodel.extraction.removal import merge_nothing, remove_branch, replace_by_identity
-from hwmodel.extraction.structure import Edges, keep_heads, narrow_heads, narrow_mlp
-from hwmodel.extraction.token_rules import field_of, planned, reduces
-from hwmodel.extraction.tokens import Tokens, reduce_tokens
+from hwmodel.extraction.weights.classes import with_classes
+from hwmodel.extraction.whatif.recipe_files import find_recipe, load_recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.removal import merge_nothing, remove_branch, replace_by_identity
+from hwmodel.extraction.whatif.structure import Edges, keep_heads, narrow_heads, narrow_mlp
+from hwmodel.extraction.whatif.token_rules import field_of, planned, reduces
+from hwmodel.extraction.whatif.tokens import Tokens, reduce_tokens
 from hwmodel.ir.masks import Mask, expected_mask
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import hwmodel.extraction.aten
-import hwmodel.extraction.products  # noqa: F401
+import hwmodel.extraction.recording.aten
+import hwmodel.extraction.recording.products  # noqa: F401
 from hwmodel.errors import HwmodelError, UnsupportedOperatorError
-from hwmodel.extraction.lowering import LOWERINGS, Call, Lowering, Registry, Row, Value
+from hwmodel.extraction.recording.lowering import LOWERINGS, Call, Lowering, Registry, Row, Value
 from hwmodel.ir.operators import Operator
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class _Recorder:
         listed = ", ".join(f"{name} x{count}" for name, count in sorted(self.unknown.items(), key=lambda item: (-item[1], item[0])))
         raise UnsupportedOperatorError(
             f"{self.model} uses operators that hwmodel does not model: {listed}; "
-            "register a lowering for each (hwmodel.extraction.lowering.LOWERINGS)"
+            "register a lowering for each (hwmodel.extraction.recording.lowering.LOWERINGS)"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from hwmodel.extraction.graph import Record
+from hwmodel.extraction.recording.graph import Record
 
 Test = Callable[[Record], bool]
 

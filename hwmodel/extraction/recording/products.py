@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-from hwmodel.extraction.lowering import LOWERINGS, Call, Row, Shape, Value
+from hwmodel.extraction.recording.lowering import LOWERINGS, Call, Row, Shape, Value
 from hwmodel.ir.operators import Operator, elementwise, matmul, reduction, softmax
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.checkpoints import Shape, StoredTensors
-from hwmodel.extraction.formats import LayerFormat
-from hwmodel.extraction.quantised_weights import nonzero_integers, quantised_part, stored_format
+from hwmodel.extraction.weights.checkpoints import Shape, StoredTensors
+from hwmodel.extraction.weights.formats import LayerFormat
+from hwmodel.extraction.weights.quantised_weights import nonzero_integers, quantised_part, stored_format
 from hwmodel.ir.findings import WeightForm
 from hwmodel.ir.masks import BoolArray
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hwmodel.extraction.rewriting import Node, Rewriting
-from hwmodel.extraction.structure import only
+from hwmodel.extraction.whatif.rewriting import Node, Rewriting
+from hwmodel.extraction.whatif.structure import only
 from hwmodel.ir.operators import Operator, elementwise, matmul, movement, reduction
 from hwmodel.ir.trace import Trace
 

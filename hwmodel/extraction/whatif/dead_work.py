@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwmodel.extraction.bottlenecks import MOVES, Bottleneck, bottlenecks, flow_of, has_bias
-from hwmodel.extraction.flow import Flow
-from hwmodel.extraction.mask_slices import IN, OUT, certainly_pruned, cut_blocks, sliced, tightened
-from hwmodel.extraction.structure import rescaled, reshaped
+from hwmodel.extraction.recording.flow import Flow
+from hwmodel.extraction.whatif.bottlenecks import MOVES, Bottleneck, bottlenecks, flow_of, has_bias
+from hwmodel.extraction.whatif.mask_slices import IN, OUT, certainly_pruned, cut_blocks, sliced, tightened
+from hwmodel.extraction.whatif.structure import rescaled, reshaped
 from hwmodel.ir.masks import BoolArray, ExpectedMask
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace

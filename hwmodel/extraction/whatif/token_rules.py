@@ -8,12 +8,12 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from hwmodel.errors import HwmodelError, RecipeError, suggestion
-from hwmodel.extraction.token_steps import Given, Merge, Select, Step, patches_after
+from hwmodel.extraction.whatif.token_steps import Given, Merge, Select, Step, patches_after
 from hwmodel.ir.token_counts import TokenDistribution
 
 if TYPE_CHECKING:
-    from hwmodel.extraction.recipes import EncoderRule, Recipe
-    from hwmodel.extraction.tokens import Tokens
+    from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
+    from hwmodel.extraction.whatif.tokens import Tokens
 
 Selection = Literal["given", "attention", "threshold"]
 _DIGITS = 9

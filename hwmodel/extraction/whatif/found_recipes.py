@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 
 from hwmodel.errors import HwmodelError
-from hwmodel.extraction.classes import class_count, with_classes
-from hwmodel.extraction.comparison import found_structure
-from hwmodel.extraction.pruning import prune
-from hwmodel.extraction.recipes import LayerRule, Recipe
+from hwmodel.extraction.weights.classes import class_count, with_classes
+from hwmodel.extraction.whatif.comparison import found_structure
+from hwmodel.extraction.whatif.pruning import prune
+from hwmodel.extraction.whatif.recipes import LayerRule, Recipe
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 

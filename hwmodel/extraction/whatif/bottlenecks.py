@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwmodel.extraction.flow import Flow
-from hwmodel.extraction.graph import Record
-from hwmodel.extraction.structure import PROJECTIONS
+from hwmodel.extraction.recording.flow import Flow
+from hwmodel.extraction.recording.graph import Record
+from hwmodel.extraction.whatif.structure import PROJECTIONS
 from hwmodel.ir.masks import IntArray
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.checkpoints import Shape, StoredTensors
-from hwmodel.extraction.formats import LayerFormat
+from hwmodel.extraction.weights.checkpoints import Shape, StoredTensors
+from hwmodel.extraction.weights.formats import LayerFormat
 from hwmodel.ir.masks import BoolArray
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from hwmodel.extraction.structure import PROJECTIONS
+from hwmodel.extraction.whatif.structure import PROJECTIONS
 from hwmodel.ir.trace import Trace
 
 Part = Literal["attention", "mlp"]

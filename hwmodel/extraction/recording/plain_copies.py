@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwmodel.extraction.stored_weights import is_semi_structured, masks_of
+from hwmodel.extraction.weights.stored_weights import is_semi_structured, masks_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def make_plain(copied: nn.Module) -> None:
     """Replace masked, block-sparse and 2:4 weights of a copy by dense ones of the same shape, without values.
 
-    ``copied`` must be a copy (:func:`hwmodel.extraction.export.twin`): its layers change. Parametrizations that are no
+    ``copied`` must be a copy (:func:`hwmodel.extraction.recording.export.twin`): its layers change. Parametrizations that are no
     masks stay.
     """
     for module in copied.modules():

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hwmodel.errors import CheckpointError
-from hwmodel.extraction.checkpoints import Shape, StoredTensors
-from hwmodel.extraction.stored_weights import StoredWeights
+from hwmodel.extraction.weights.checkpoints import Shape, StoredTensors
+from hwmodel.extraction.weights.stored_weights import StoredWeights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

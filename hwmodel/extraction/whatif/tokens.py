@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
-from hwmodel.extraction.rewriting import Node, Rewriting
-from hwmodel.extraction.structure import PROJECTIONS, rescaled, reshaped, share
-from hwmodel.extraction.token_steps import (
+from hwmodel.extraction.whatif.rewriting import Node, Rewriting
+from hwmodel.extraction.whatif.structure import PROJECTIONS, rescaled, reshaped, share
+from hwmodel.extraction.whatif.token_steps import (
     Given,
     Merge,
     Select,
@@ -88,7 +88,7 @@ def reduce_tokens(trace: Trace, tokens: Tokens, steps: Mapping[int, Step]) -> Tr
     Parameters
     ----------
     tokens : of the same trace
-    steps : by block index, what happens there; as :func:`hwmodel.extraction.token_rules.planned` checks it
+    steps : by block index, what happens there; as :func:`hwmodel.extraction.whatif.token_rules.planned` checks it
 
     Raises
     ------

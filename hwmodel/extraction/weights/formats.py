@@ -75,7 +75,7 @@ def read_formats(module: nn.Module, name: str) -> dict[str, LayerFormat]:
 
 
 def make_float(copied: nn.Module) -> None:
-    """Replace the quantised layers of a copy (:func:`hwmodel.extraction.export.twin`) by float ones, without values."""
+    """Replace the quantised layers of a copy (:func:`hwmodel.extraction.recording.export.twin`) by float ones, without values."""
     import torch
 
     for path, layer in list(copied.named_modules()):

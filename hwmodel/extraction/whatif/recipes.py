@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from hwmodel.errors import HwmodelError, RecipeError, suggestion
-from hwmodel.extraction.token_rules import Selection, TokenCounts, check_tokens, counts_document, token_counts
+from hwmodel.extraction.whatif.token_rules import Selection, TokenCounts, check_tokens, counts_document, token_counts
 from hwmodel.ir.dtypes import check_dtype
 from hwmodel.ir.masks import BlockMask, ExpectedMask, Rule, Shape
 

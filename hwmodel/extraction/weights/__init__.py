@@ -1,0 +1,1 @@
+"""What weights tell: checkpoints and live modules, masks, block shapes, number formats, narrowed layers."""

@@ -1,0 +1,1 @@
+"""Pruning a trace without weights: recipes and their files, structure, tokens, dead work."""

@@ -92,15 +92,11 @@ def _ceiling_lines(axes: Axes, low: float, high: float, ceilings: Ceilings) -> N
     if peak:
         start = max(low, peak / bandwidth) if bandwidth else low
         axes.plot([start, high], [peak, peak], **style)  # type: ignore[arg-type]
+        back = {"facecolor": colour("paper"), "edgecolor": "none", "pad": 0.5}
         axes.annotate(
-            f"peak {si(peak, 'MAC/s')}",
-            (high, peak),
-            xytext=(-3, 4),
-            textcoords="offset points",
-            ha="right",
-            color=colour("muted"),
-            bbox={"facecolor": colour("paper"), "edgecolor": "none", "pad": 0.5},
-        )
+            f"peak {si(peak, 'MAC/s')}", (high, peak), xytext=(-3, 4), textcoords="offset points", ha="right",
+            color=colour("muted"), bbox=back,
+        )  # fmt: skip
     if bandwidth:
         stop = min(high, peak / bandwidth) if peak else high
         axes.plot([low, stop], [low * bandwidth, stop * bandwidth], **style)  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def controls(bench: Workbench, state: State) -> list[Any]:
     return [
         html.H2("Model"),
         _choice("model", "Model", {name: name for name in models}, state.model),
-        _slider("density", "Density", (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, unpruned),
+        _slider("density", "Density", (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, blocked=unpruned),
         _choice("block", "Block shape, out × in", {shape: shape.replace("x", " × ") for shape in BLOCKS}, state.block, unpruned),
         _choice("lie", "Kept blocks lie", dict(RULES), state.lie, unpruned),
         _count("heads", "Heads per block", state.heads, *model.heads),
@@ -102,7 +102,7 @@ def controls(bench: Workbench, state: State) -> list[Any]:
         html.H2("Machine"),
         _choice("device", "Device", {name: name for name in bench.devices}, state.device),
         _choice("mode", "Execution mode", {mode: mode for mode in machines.modes_of(card)}, state.mode),
-        _choice("power", "Power mode", {name: name for name in power or ("",)}, state.power, "" if power else "this card has one only"),
+        _choice("power", "Power mode", {one: one for one in power or ("",)}, state.power, "" if power else "this card has one"),
         _steps(
             "array", f"Array size ({array.what})" if array else "Array size",
             [size or "own" for size in sizes], state.array or "own", machines.array_blocked(card, state, tried),
@@ -127,7 +127,7 @@ def _choice(name: str, label: str, options: dict[Any, str], value: str, blocked:
     return _field(name, label, found, blocked)
 
 
-def _slider(name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], blocked: str) -> Any:
+def _slider(name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], *, blocked: str) -> Any:
     low, high, step = span
     slider = dcc.Slider(
         id=name, min=low, max=high, step=step, value=value, marks=marks, disabled=bool(blocked), updatemode="mouseup",
@@ -138,7 +138,7 @@ def _slider(name: str, label: str, span: tuple[float, float, float], value: floa
 
 def _count(name: str, label: str, value: int, most: int, blocked: str) -> Any:
     top = max(most, 2)
-    return _slider(name, label, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked)
+    return _slider(name, label, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked=blocked)
 
 
 def _steps(name: str, label: str, texts: Sequence[str], value: str, blocked: str) -> Any:
@@ -147,7 +147,7 @@ def _steps(name: str, label: str, texts: Sequence[str], value: str, blocked: str
     every = 2 if len(texts) > 8 else 1
     marks: dict[float, str] = {at: text for at, text in enumerate(texts) if at % every == 0 and len(texts[-1]) < 6}
     ends: dict[float, str] = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
-    return _slider(name, label, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked)
+    return _slider(name, label, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked=blocked)
 
 
 def state_of(bench: Workbench, values: dict[str, Any]) -> State:

@@ -147,3 +147,42 @@ def test_a_downloaded_recipe_reloads_to_the_same_estimate(browser: Any, address:
     from hwmodel.reporting.units import si
 
     assert f"\n{si(again.latency_s, 's')}\n".replace("\xa0", " ") in text(browser, "totals").replace("\xa0", " ")
+
+
+_CLOCK = """
+window.moves = []; window.began = null; window.drawn = new Set();
+document.addEventListener('pointermove', event => {
+  if (event.buttons && window.began === null) { window.began = performance.now(); window.drawn.clear(); }
+}, true);
+const done = part => {
+  window.drawn.add(part);
+  if (window.began === null || window.drawn.size < 3) return;
+  const began = window.began; window.began = null;
+  requestAnimationFrame(() => window.moves.push(performance.now() - began));
+};
+new MutationObserver(() => done('totals')).observe(document.getElementById('totals'), {subtree: true, childList: true, characterData: true});
+for (const name of ['roofline', 'pareto']) document.querySelector(`#${name} .js-plotly-plot`).on('plotly_afterplot', () => done(name));
+"""
+"""From a pointer's move to the frame after totals, roofline and Pareto figure have followed, in milliseconds."""
+
+
+@pytest.mark.skipif(
+    "not config.getoption('benchmark_enable')", reason="a timing: run it with --benchmark-enable on an idle machine"
+)
+def test_figures_follow_a_dragged_slider_within_100_ms(browser: Any, address: str) -> None:
+    open_page(browser, address)
+    browser.execute_script(_CLOCK)
+    place = thumb(browser, "density").rect
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+
+    def mouse(kind: str, at: float, buttons: int) -> None:
+        event = {"type": kind, "x": at, "y": y, "button": "left", "buttons": buttons, "clickCount": 1}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+    mouse("mousePressed", x, 1)
+    for move in range(1, 41):
+        mouse("mouseMoved", x - 3 * move, 1)
+        until(browser, "window.moves.length == arguments[0]", move)
+    mouse("mouseReleased", x - 120, 0)
+    taken = sorted(browser.execute_script("return window.moves"))
+    assert taken[int(0.95 * len(taken)) - 1] < 100, taken

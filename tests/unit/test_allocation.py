@@ -12,6 +12,7 @@ from allocation_examples import BLOCK, ROWS, layer, layers, made_up, trace_of, w
 import hwmodel as hw
 from hwmodel.allocation.costs import flop_cost
 from hwmodel.allocation.layers import Layer, coarsened, common_unit
+from hwmodel.allocation.menu import Menu, spend
 from hwmodel.allocation.paper import derivative, smoothed
 from hwmodel.allocation.power import block_products, power_cost
 from hwmodel.allocation.problem import InfeasibleError, Limit, Problem
@@ -65,10 +66,13 @@ def test_two_layers_by_hand(solver: str) -> None:
     assert found.density == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
 
 
-def test_what_prices_leave_of_the_budget_is_spent() -> None:
+def test_what_a_choice_leaves_of_the_budget_is_spent() -> None:
     """The middle point lies above the hull, so no price chooses it; it still is the best that fits."""
     one = (hand_made([0, 10, 11]),)
-    assert solve(within(one, made_up("c", [[2, 1, 0]]), 0.5, floor=0.0)).points.tolist() == [1]
+    menu = Menu.of(within(one, made_up("c", [[2, 1, 0]]), 0.5, floor=0.0))
+    assert menu.choose(np.array([100.0])).tolist() == [2]
+    assert spend(menu, np.array([2]), np.ones(1)).tolist() == [1]
+    assert solve(menu.problem).points.tolist() == [1]
 
 
 @pytest.mark.parametrize("seed", range(20))

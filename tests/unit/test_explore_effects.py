@@ -15,6 +15,7 @@ import hwmodel as hw
 from hwmodel.cli import main
 from hwmodel.exploration.effects import effects, worth
 from hwmodel.exploration.plots import figures, write_figures
+from hwmodel.reporting.units import si
 
 
 def crossed(value: object) -> pd.DataFrame:
@@ -70,6 +71,8 @@ def test_the_command_prints_the_front_and_keeps_everything(tmp_path: Path, capsy
     told = capsys.readouterr()
     assert "75 of 75 points" not in told.err.splitlines()[1:]
     assert "on the front" in told.out
+    cheapest = results.front().latency_s.min()
+    assert si(cheapest, "s") in told.out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"front.png", "sensitivity.png", "study.json", "points"}
 
 

@@ -149,6 +149,8 @@ def test_accuracies_come_from_the_users_file(model: str, tmp_path: Path) -> None
     found = hw.explore(study(model, accuracy=known, objectives=["latency_s", "accuracy"]))
     assert found.frame().groupby("density").accuracy.unique().map(list).to_dict() == {0.25: [70.5], 0.5: [78.0], 1.0: [80.0]}
     assert set(found.front().density) == {0.25, 0.5, 1.0}
+    path.write_text("density,top1\n0.24,1\n0.25,70.5\n0.50,78\n1,80\n")
+    assert set(hw.explore(study(model, accuracy=known)).frame().accuracy) == {70.5, 78.0, 80.0}
     path.write_text("density,top1\n0.25,70.5\n")
     with pytest.raises(StudyError, match=r"accuracy.csv: no row for density = 0.5; add one"):
         hw.explore(study(model, accuracy=known))

@@ -79,8 +79,7 @@ def merge_tokens(model: nn.Module, r: int | Sequence[int]) -> nn.Module:
     Parameters
     ----------
     model : timm VisionTransformer
-    r : pairs merged per block, or one number for each block; where fewer pairs are left, all of them, as published
-        ("We can only reduce by a maximum of 50% tokens", the authors' ``bipartite_soft_matching``)
+    r : pairs merged per block, or one number for each block; a block merges at most half of its patch tokens, as published
 
     Raises
     ------

@@ -160,8 +160,10 @@ const done = part => {
   const began = window.began; window.began = null;
   requestAnimationFrame(() => window.moves.push(performance.now() - began));
 };
-new MutationObserver(() => done('totals')).observe(document.getElementById('totals'), {subtree: true, childList: true, characterData: true});
-for (const name of ['roofline', 'pareto']) document.querySelector(`#${name} .js-plotly-plot`).on('plotly_afterplot', () => done(name));
+new MutationObserver(() => done("totals"))
+  .observe(document.getElementById("totals"), {subtree: true, childList: true, characterData: true});
+for (const name of ['roofline', 'pareto'])
+  document.querySelector(`#${name} .js-plotly-plot`).on('plotly_afterplot', () => done(name));
 """
 """From a pointer's move to the frame after totals, roofline and Pareto figure have followed, in milliseconds."""
 

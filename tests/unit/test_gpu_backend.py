@@ -282,3 +282,13 @@ def test_power_modes_of_orin_are_ordered() -> None:
 
 def test_an_empty_trace_costs_nothing() -> None:
     assert cost(Trace.from_operators([])).latency_s.shape == (0,)
+
+
+@pytest.mark.parametrize("device", ["rtx-5090", "v100", "t4", "a100-40gb"])
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.5, 1.0])
+def test_no_product_outruns_its_own_bytes(device: str, density: float) -> None:
+    mask = expected_mask((3072, 768), (64, 64), density)
+    rows = [matmul(m=197 * images, k=768, n=3072, name=f"fc1.{images}", mask=mask) for images in (1, 8, 64)]
+    found = hw.estimate(Trace.from_operators(rows), device=device, mode="kernel", dtype="fp16", sparse_kernel="always")
+    rate = found.card.values()["dram_bytes_per_s"]
+    assert (found.costs.latency_s >= found.costs.dram_bytes / rate).all()

@@ -161,9 +161,10 @@ def _products(columns: list[FloatArray], dtypes: TextArray, gpu: GpuParameters, 
         *(alive * np.where(use, a, b) for a, b in zip(_causes(sparse_energies), _causes(dense_energies), strict=True))
     )
     chosen = np.where(use, sparse, dense)
-    memory = moved / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    crossed = np.where(use, kept, moved)
+    memory = crossed / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
     return Priced(
-        row=np.arange(len(batch)), seconds=chosen, energies=energies, dram_bytes=alive * np.where(use, kept, moved),
+        row=np.arange(len(batch)), seconds=chosen, energies=energies, dram_bytes=alive * crossed,
         executed_share=np.where(use, np.where(semi > 0, 0.5, np.where(share > _NOTHING, share, 0.0)), 1.0),
         bound=_bound(chosen, memory, np.asarray(gpu.launch_cycles / gpu.clock_hz), "compute"),
         kernel=_product_names(tile, _first_design(use), share, semi),

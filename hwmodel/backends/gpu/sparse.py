@@ -107,13 +107,13 @@ def sparse_seconds(
 ) -> tuple[FloatArray, FloatArray]:
     """Seconds and bytes of the kernel that skips: 2:4 where a weight has that pattern, else block-sparse.
 
-    ``columns``: occupied share, skip unit (out, in), and whether the weight is 2:4, each (n,). Never below one launch,
-    and zero where nothing is kept.
+    ``columns``: occupied share, skip unit (out, in), and whether the weight is 2:4, each (n,). Never below one launch and
+    the time its bytes take, and zero where nothing is kept.
     """
     share, out, depth, semi = columns
-    floor = gpu.launch_cycles / gpu.clock_hz
-    blocks = np.where(share > 0, np.maximum(dense * sparse_factor(share, out, depth, products, gpu), floor), 0.0)
     kept = np.minimum(products.moved_bytes, products.moved_bytes - weight_bytes * (1.0 - share))
+    floor = gpu.launch_cycles / gpu.clock_hz + kept / (gpu.dram_bytes_per_s * gpu.dram_efficiency)
+    blocks = np.where(share > 0, np.maximum(dense * sparse_factor(share, out, depth, products, gpu), floor), 0.0)
     if not semi.any():
         return blocks, kept
     seconds, moved = semi_structured(products, weight_bytes, gpu, copies=copies)

@@ -12,7 +12,7 @@ from hwmodel.backends.vita.energy import Energy, energy
 from hwmodel.backends.vita.memory import streams
 from hwmodel.backends.vita.parameters import Design, ProcessingElement, VitaParameters
 from hwmodel.backends.vita.timing import ProductTime, Work, exposed_cycles, product_time, special_passes
-from hwmodel.backends.vita.units import NOBODY, Units, units_of
+from hwmodel.backends.vita.units import Units, units_of
 
 _NO_JOBS = Jobs(0.0, 0)
 
@@ -69,8 +69,7 @@ class Prepared:
         design = Design.of(pe, parameters, options.mode)
         longest, tied, first = self.shares.on(design.pes)
         first = np.where(self.shares.count < self.all_jobs, 0.0, first)
-        beside = (self.units.before != NOBODY).nonzero()[0]
-        finishes = self.shares.finishes(design.pes, self.units.after[beside])
+        finishes = self.shares.finishes(design.pes, self.units.after[self.units.paired])
         work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first, finishes)
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)

@@ -164,24 +164,26 @@ def exposed_cycles(units: Units, work: Work, products: ProductTime, busy: FloatA
     """
     own = np.maximum(busy, transfer)
     after = units.after
-    spare = (products.running - products.transfer)[..., after]
-    beside = np.where(after == NOBODY, own, _largest(own - products.running[..., after], transfer - spare, np.zeros_like(own)))
-    paired = (units.before != NOBODY).nonzero()[0]
-    if len(paired):
-        late = _late(units, work, products, own, paired)
+    idle = products.running - products.transfer
+    beside = np.where(
+        after == NOBODY, own, _largest(own - products.running[..., after], transfer - idle[..., after], np.zeros_like(own))
+    )
+    if len(units.paired):
+        late = _late(units, work, products, own, transfer)
         beside = np.broadcast_to(beside, (*late.shape[:-1], len(units))).copy()
-        beside[..., paired] = np.maximum(beside[..., paired], late)
+        beside[..., units.paired] = late
     return beside
 
 
-def _late(units: Units, work: Work, products: ProductTime, own: FloatArray, paired: IntArray) -> FloatArray:
-    """Cycles by which functions between two products delay the second; (paired,) or (designs, paired)."""
-    first, second = units.after[paired], units.before[paired]
+def _late(units: Units, work: Work, products: ProductTime, own: FloatArray, transfer: FloatArray) -> FloatArray:
+    """Cycles by which functions between two products delay the second, beyond its set-up; (paired,) or (designs, paired)."""
+    own, transfer = own[..., units.paired], transfer[..., units.paired]
+    first, second = units.after[units.paired], units.before[units.paired]
     heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
+    beside_heads = _beside_heads(work, products, own, first, second) - products.running[..., second]
+    done = np.where(heads, beside_heads, _done(units, work, products, own, first))
     ready = products.running[..., first] + products.setup[..., second]
-    done = _done(units, work, products, own[..., paired], first)
-    beside_heads = _beside_heads(work, products, own[..., paired], first, second) - products.running[..., second]
-    return np.maximum(np.where(heads, beside_heads, done) - ready, 0.0)
+    return _largest(done - ready, products.transfer[..., first] + transfer - ready, np.zeros_like(done))
 
 
 def _done(units: Units, work: Work, products: ProductTime, own: FloatArray, first: IntArray) -> FloatArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,11 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.workload)
+
+    @cached_property
+    def paired(self) -> IntArray:
+        """Units that stand between two products and run beside both."""
+        return (self.before != NOBODY).nonzero()[0]
 
     @property
     def idle(self) -> BoolArray:

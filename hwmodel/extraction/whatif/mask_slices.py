@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwmodel.ir.masks import BlockMask, BoolArray, ExpectedMask, IntArray, Mask, grid_shape
+from hwmodel.ir.masks import BlockMask, BoolArray, ExpectedMask, IntArray, Mask
 from hwmodel.ir.operators import Operator
 
 OUT, IN = 0, 1
@@ -36,18 +36,18 @@ def cut_blocks(operator: Operator, gone: BoolArray, axis: int) -> BoolArray:
 
 
 def sliced(mask: Mask | None, stays_out: BoolArray, stays_in: BoolArray) -> Mask | None:
-    """The mask of the rows and columns that stay; those that go must be whole blocks."""
+    """The mask of the rows and columns that stay, None where it keeps all of them; those that go must be whole blocks."""
     if mask is None or (stays_out.all() and stays_in.all()):
         return mask
     shape = int(stays_out.sum()), int(stays_in.sum())
     block = min(mask.block[OUT], shape[OUT]), min(mask.block[IN], shape[IN])
     if isinstance(mask, BlockMask):
         rows, cols = _stays(stays_out, mask.block[OUT]), _stays(stays_in, mask.block[IN])
-        return BlockMask(shape, block, mask.kept[np.ix_(rows, cols)])
-    kept = 0 if mask.kept_blocks == 0 else int(np.prod(grid_shape(shape, block)))
+        kept = mask.kept[np.ix_(rows, cols)]
+        return None if kept.all() else BlockMask(shape, block, kept)
     if mask.kept_blocks not in {0, mask.total_blocks}:
         raise ValueError("a mask of which only a density is known cannot be sliced")
-    return ExpectedMask(shape, block, kept)
+    return ExpectedMask(shape, block, 0) if mask.kept_blocks == 0 else None
 
 
 def _stays(stays: BoolArray, block: int) -> IntArray:

@@ -34,9 +34,12 @@ from hwmodel.reporting.layer_figures import density_panel
 from hwmodel.reporting.mask_figure import mask_pictures, pictured
 from hwmodel.reporting.style import figure_file, new_figure, role_token, themed
 
+Block = tuple[int, int]
+Scores = dict[str, npt.NDArray[np.float64]]
+
 BLOCKS = ((4, 4), (8, 8))
 KEPT = (0.75, 0.5)
-EPOCHS = 40
+EPOCHS = 30
 DEPTH = 6
 
 
@@ -44,7 +47,7 @@ DEPTH = 6
 class Pruned:
     """One setting of Figure 3: block shape, weights kept in all, test accuracy, and what was read from the weights."""
 
-    block: tuple[int, int]
+    block: Block
     kept: float
     accuracy: float
     trace: hw.Trace
@@ -85,9 +88,9 @@ def trained(seed: int = 0) -> nn.Module:
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     model.train()
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(labels)).split(128):
+        for batch in torch.randperm(len(labels)).split(128):  # type: ignore[no-untyped-call]
             optimiser.zero_grad()
-            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return model.eval()
 
@@ -104,30 +107,31 @@ def prunable(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def block_scores(model: nn.Module, block: tuple[int, int], batches: int = 64) -> dict[str, npt.NDArray[np.float64]]:
+def block_scores(model: nn.Module, batches: int = 32) -> dict[Block, Scores]:
     """Mean over batches of the squared sum of weight times gradient in each block: what the loss feels of its removal."""
     images, labels, _, _ = digits()
-    scores = {name: np.zeros(1) for name in prunable(model)}
+    found = prunable(model)
+    scores: dict[Block, Scores] = {block: {name: np.zeros(1) for name in found} for block in BLOCKS}
     for batch in torch.arange(len(labels)).chunk(batches):
-        model.zero_grad()
-        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
-        for name, layer in prunable(model).items():
-            product = (layer.weight * layer.weight.grad).detach().double().numpy()
-            scores[name] = scores[name] + _block_sums(product, block) ** 2 / batches
+        loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
+        gradients = torch.autograd.grad(loss, [layer.weight for layer in found.values()])
+        for (name, layer), gradient in zip(found.items(), gradients, strict=True):
+            product = (layer.weight * gradient).detach().double().numpy()
+            for block in BLOCKS:
+                scores[block][name] = scores[block][name] + _block_sums(product, block) ** 2 / batches
     return scores
 
 
-def _block_sums(values: npt.NDArray[np.float64], block: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _block_sums(values: npt.NDArray[np.float64], block: Block) -> npt.NDArray[np.float64]:
     """Sums over blocks, those at the edges smaller."""
     rows = np.add.reduceat(values, np.arange(0, values.shape[0], block[0]), axis=0)
     sums: npt.NDArray[np.float64] = np.add.reduceat(rows, np.arange(0, values.shape[1], block[1]), axis=1)
     return sums
 
 
-def pruned(state: dict[str, Any], block: tuple[int, int], kept: float) -> Pruned:
+def pruned(state: dict[str, Any], scores: Scores, block: Block, kept: float) -> Pruned:
     """The trained model with the blocks that matter least set to zero, over one threshold for all layers, and read back."""
     model = trained_like(state)
-    scores = block_scores(model, block)
     threshold = float(np.quantile(np.concatenate([score.ravel() for score in scores.values()]), 1 - kept))
     for name, layer in prunable(model).items():
         mask = np.repeat(np.repeat(scores[name] >= threshold, block[0], 0), block[1], 1)
@@ -145,7 +149,8 @@ def trained_like(state: dict[str, Any]) -> nn.Module:
 
 def settings(state: dict[str, Any]) -> list[Pruned]:
     """Every block shape at every density."""
-    return [pruned(state, block, kept) for block in BLOCKS for kept in KEPT]
+    scores = block_scores(trained_like(state))
+    return [pruned(state, scores[block], block, kept) for block in BLOCKS for kept in KEPT]
 
 
 CLAIMS = (

@@ -90,7 +90,7 @@ def _plan(variants: Sequence[Variant], machines: Sequence[Machine]) -> list[_Pla
             draw=lambda: roofline_figure.rooflines(machines), plots=lambda: interactive.rooflines(machines), legend=legend,
         ),
         _Planned(
-            name="work", heading="Effective work", caption=_WORK_CAPTION, draw=lambda: figures.effective_work(machines),
+            name="executed", heading="Effective work", caption=_WORK_CAPTION, draw=lambda: figures.effective_work(machines),
         ),
     ]  # fmt: skip
     for place, variant in enumerate(variants):
@@ -171,7 +171,8 @@ def _bars_caption(machines: Sequence[Machine]) -> str:
 
 def _blocks_caption(machines: Sequence[Machine]) -> str:
     order = f"{layer_figures.variant_order(machines[0].cases)} " if machines[0].pairs else ""
-    return f"{order}Operators outside the encoder blocks (patch embedding, final norm, head) are not shown."
+    outside = "Operators outside the encoder blocks (patch embedding, final norm, head) are not shown."
+    return f"{order}Waiting stands with what waits. {outside}"
 
 
 _LOSSES_CAPTION = (

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 BoolArray = npt.NDArray[np.bool_]
 _PER_ROW = 4
 _PIXELS = 400
+_LABELS = 0.78
+"""Inches above and below a picture."""
+_WIDTH = 9.2
+"""Inches for the pictures of a row."""
 
 
 def pictured(trace: Trace) -> list[Operator]:
@@ -36,13 +40,24 @@ def pictured(trace: Trace) -> list[Operator]:
 def mask_pictures(operators: Sequence[Operator]) -> Figure:
     """One picture per layer, the longer side of the weight across; a flat shade where only the density is known."""
     lines = [operators[at : at + _PER_ROW] for at in range(0, len(operators), _PER_ROW)]
-    figure = new_figure(1.62 * len(lines) + 0.1)
-    for strip, line in zip(figure.subfigures(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
-        widths = [max(_picture_size(operator)) for operator in line]
-        panels = strip.subplots(1, len(line), squeeze=False, width_ratios=[max(width, max(widths) / 3) for width in widths])
+    widths = [_panel_widths(line) for line in lines]
+    heights = [
+        _LABELS + _WIDTH * max(_picture_size(operator)[1] for operator in line) / sum(across)
+        for line, across in zip(lines, widths, strict=True)
+    ]
+    figure = new_figure(sum(heights))
+    strips = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for strip, line, across in zip(strips, lines, widths, strict=True):
+        panels = strip.subplots(1, len(line), squeeze=False, width_ratios=across)
         for axes, operator in zip(panels[0], line, strict=True):
             _picture(axes, operator)
     return figure
+
+
+def _panel_widths(line: Sequence[Operator]) -> list[float]:
+    """Widths in elements, small pictures wide enough for their labels."""
+    widths = [max(_picture_size(operator)) for operator in line]
+    return [max(width, max(widths) / 3) for width in widths]
 
 
 def _picture_size(operator: Operator) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log10
+from math import ceil, floor, log10
 from typing import Any
 
 from hwmodel.reporting.breakdown import ROLES
@@ -20,7 +20,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 
 
 def _layout(x: Document, y: Document) -> Document:
-    axes = {"zeroline": False, "automargin": True, "fixedrange": True}
+    axes = {"zeroline": False, "automargin": False, "fixedrange": True, "ticklabelstandoff": 5}
     return {
         "xaxis": axes | x,
         "yaxis": axes | y,
@@ -41,15 +41,19 @@ def roofline(answer: Answer) -> Document:
     placed = [*dense, *now]
     if not placed:
         return {"data": [], "layout": _layout({"visible": False}, {"visible": False}) | {"annotations": [_NO_TRAFFIC]}}
-    low_x, high_x = min(dot.macs_per_byte for dot in placed) / 3, max(dot.macs_per_byte for dot in placed) * 3
-    top = max([dot.macs_per_s for dot in placed] + [ceilings.macs_per_s or 0.0]) * 2
-    low = min(dot.macs_per_s for dot in placed) / 3
-    lines = _ceiling_lines(ceilings, low_x, high_x, top)
+    x = _decades([dot.macs_per_byte for dot in placed])
+    y = _decades([*(dot.macs_per_s for dot in placed), *([ceilings.macs_per_s] if ceilings.macs_per_s else [])])
+    lines = _ceiling_lines(ceilings, 10.0 ** x[0], 10.0 ** x[1], 10.0 ** y[1])
     layout = _layout(
-        {"type": "log", "title": {"text": "executed MACs per byte off-chip"}, "range": [log10(low_x), log10(high_x)], "dtick": 1},
-        {"type": "log", "title": {"text": "achieved MAC/s"}, "range": [log10(low), log10(top)], "dtick": 1, "exponentformat": "SI"},
+        {"type": "log", "title": {"text": "executed MACs per byte off-chip"}, "range": x, "dtick": 1},
+        {"type": "log", "title": {"text": "achieved MAC/s"}, "range": y, "dtick": 1, "exponentformat": "SI"},
     )  # fmt: skip
     return {"data": [*lines, _rings(dense), *(_dot(dot) for dot in now)], "layout": layout}
+
+
+def _decades(values: Sequence[float]) -> list[int]:
+    """Powers of ten with room around all values; whole ones, so that axes rest while a slider moves the dots."""
+    return [floor(log10(min(values) / 2)), ceil(log10(max(values) * 2))]
 
 
 _NO_TRAFFIC = {

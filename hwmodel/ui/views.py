@@ -9,7 +9,7 @@ import numpy as np
 
 from hwmodel.backends.base import FloatArray
 from hwmodel.backends.estimates import Estimate
-from hwmodel.reporting.breakdown import ROLES, WAITING, groups, latency_by_bound
+from hwmodel.reporting.breakdown import ROLES, groups, latency_by_bound, latency_by_role
 from hwmodel.reporting.tables import band_text
 from hwmodel.reporting.units import percent, ratio, si
 from hwmodel.reporting.variants import Case, quotient
@@ -68,7 +68,7 @@ def trust(answer: Answer) -> str:
     return f"{now.device}, {now.mode}, {now.dtype}, batch {now.trace.batch}: {'; '.join(told)}{moved}."
 
 
-def by_role(estimate: Estimate, column: FloatArray) -> dict[str, float]:
+def _sums_by_role(estimate: Estimate, column: FloatArray) -> dict[str, float]:
     """Sum of one column of costs by key of ROLES."""
     parts = dict.fromkeys(ROLES, 0.0)
     for role, value in zip(groups(estimate.trace), column.tolist(), strict=True):
@@ -76,20 +76,15 @@ def by_role(estimate: Estimate, column: FloatArray) -> dict[str, float]:
     return parts
 
 
-def seconds_by_role(estimate: Estimate) -> dict[str, float]:
-    """Seconds by key of ROLES, waiting for the host apart."""
-    costs = estimate.costs
-    return by_role(estimate, costs.latency_s - costs.gap_s) | {WAITING: float(costs.gap_s.sum())}
-
-
 def latency_bars(answer: Answer) -> list[Bar]:
     """Latency of the dense model and of the state, by layer type."""
-    return _bars(seconds_by_role(answer.dense), seconds_by_role(answer.now), "s")
+    dense, now = (latency_by_role(Case("", one)) for one in (answer.dense, answer.now))
+    return _bars(dense, now, "s")
 
 
 def energy_bars(answer: Answer) -> list[Bar]:
     """Energy of the dense model and of the state, by layer type."""
-    dense, now = (by_role(one, one.costs.energy_j) for one in (answer.dense, answer.now))
+    dense, now = (_sums_by_role(one, one.costs.energy_j) for one in (answer.dense, answer.now))
     return _bars(dense, now, "J")
 
 
@@ -123,7 +118,7 @@ def dots(estimate: Estimate) -> list[Dot]:
     carried = np.zeros((3, len(costs.latency_s)))
     for line, column in zip(carried, (costs.executed_macs, costs.dram_bytes, costs.latency_s - costs.gap_s), strict=True):
         np.add.at(line, costs.fused_into, column)
-    macs, moved, busy = (by_role(estimate, np.where(carried[0] > 0, line, 0.0)) for line in carried)
+    macs, moved, busy = (_sums_by_role(estimate, np.where(carried[0] > 0, line, 0.0)) for line in carried)
     latency = float(costs.latency_s.sum())
     return [
         Dot(role, macs[role] / moved[role], macs[role] / busy[role], busy[role] / latency)

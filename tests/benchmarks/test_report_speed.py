@@ -1,7 +1,8 @@
 """How long `hwmodel report` takes from a cold start. Run with ``make bench``.
 
-Meant to stay under 10 s on two free cores: DeiT-B, dense and pruned, on four devices, interactive figures included. The figure is
-printed. What is asserted holds on a loaded machine too: the processor time of the command is under ten seconds.
+Meant to stay under 10 s on two free cores: DeiT-B, dense and pruned, on four devices, interactive figures included; the seconds
+are printed. What is asserted holds on a loaded machine too, a ratio inside one run: processor time under four times that of
+reading the model alone, which is mostly importing torch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,19 @@ DEVICES = "vita,tpu-v3,a100-40gb,agx-orin-64gb"
 def test_a_report_of_deit_base_on_four_devices(benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.html"
     command = ["report", "deit_base_patch16_224", "--device", DEVICES, "--recipe", "deit_base_lsp_b32x32", "-o", str(path)]
-    program = f"from hwmodel.cli import main; main({command!r})"
 
-    def run() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    cpu_s = benchmark.pedantic(run, rounds=1)
-    assert path.stat().st_size < 8_000_000
+    report_s, report_cpu_s = benchmark.pedantic(cold_start, args=(command,), rounds=1)
+    _, trace_cpu_s = cold_start(["trace", "deit_base_patch16_224", "-o", str(tmp_path / "trace.json")])
+    size = path.stat().st_size / 1e6
     with capsys.disabled():
-        sys.stdout.write(
-            f"\nreport of DeiT-B on four devices: {cpu_s:.1f} s of processor time, {path.stat().st_size / 1e6:.1f} MB\n"
-        )
-    assert cpu_s < 10
+        sys.stdout.write(f"\nDeiT-B on four devices: {report_s:.1f} s, {report_cpu_s:.1f} s of processor time, {size:.1f} MB\n")
+    assert size < 8
+    assert report_cpu_s < 4 * trace_cpu_s
+
+
+def cold_start(command: list[str]) -> tuple[float, float]:
+    """Seconds that a command takes in a process of its own: by the clock, and of processor time."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"from hwmodel.cli import main; main({command!r})"], check=True, capture_output=True)
+    after, took_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
+    return took_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_bench import small_bench
+from explorer_page import NEEDS_BROWSER, address, bench, browser, downloads, open_page, thumb, until
 
 import hwmodel as hw
-from hwmodel.ui.server import serve
 from hwmodel.ui.workbench import Workbench
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver"),
-]
-WAIT_S = 60
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return small_bench(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def address(bench: Workbench) -> str:
-    """Where the page is served; the thread ends with the tests."""
-    told, ready = [], threading.Event()
-
-    def note(url: str) -> None:
-        told.append(url)
-        ready.set()
-
-    threading.Thread(target=serve, args=(bench, "127.0.0.1", 0, note), daemon=True).start()
-    assert ready.wait(WAIT_S)
-    return told[0]
-
-
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downloads")
-
-
-@pytest.fixture(scope="module")
-def browser(downloads: Path) -> Iterator[Any]:
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    options = ChromeOptions()
-    options.binary_location = BROWSER or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,1500"):
-        options.add_argument(flag)
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    driver = Chrome(options=options, service=ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def until(browser: Any, condition: str, *given: object) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, WAIT_S, 0.05).until(lambda driver: driver.execute_script(f"return {condition}", *given))
-
-
-def open_page(browser: Any, url: str) -> None:
-    browser.get(url)
-    until(browser, "document.querySelectorAll('#pareto .tracefront').length && document.querySelector('#totals').children.length")
-
-
-def thumb(browser: Any, name: str) -> Any:
-    return browser.find_element("css selector", f"#{name} [role=slider]")
+__all__ = ["address", "bench", "browser", "downloads"]  # fixtures
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
 
 
 def text(browser: Any, name: str) -> str:
@@ -147,44 +85,3 @@ def test_a_downloaded_recipe_reloads_to_the_same_estimate(browser: Any, address:
     from hwmodel.reporting.units import si
 
     assert f"\n{si(again.latency_s, 's')}\n".replace("\xa0", " ") in text(browser, "totals").replace("\xa0", " ")
-
-
-_CLOCK = """
-window.moves = []; window.began = null; window.drawn = new Set();
-document.addEventListener('pointermove', event => {
-  if (event.buttons && window.began === null) { window.began = performance.now(); window.drawn.clear(); }
-}, true);
-const done = part => {
-  window.drawn.add(part);
-  if (window.began === null || window.drawn.size < 3) return;
-  const began = window.began; window.began = null;
-  requestAnimationFrame(() => window.moves.push(performance.now() - began));
-};
-new MutationObserver(() => done("totals"))
-  .observe(document.getElementById("totals"), {subtree: true, childList: true, characterData: true});
-for (const name of ['roofline', 'pareto'])
-  document.querySelector(`#${name} .js-plotly-plot`).on('plotly_afterplot', () => done(name));
-"""
-"""From a pointer's move to the frame after totals, roofline and Pareto figure have followed, in milliseconds."""
-
-
-@pytest.mark.skipif(
-    "not config.getoption('benchmark_enable')", reason="a timing: run it with --benchmark-enable on an idle machine"
-)
-def test_figures_follow_a_dragged_slider_within_100_ms(browser: Any, address: str) -> None:
-    open_page(browser, address)
-    browser.execute_script(_CLOCK)
-    place = thumb(browser, "density").rect
-    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
-
-    def mouse(kind: str, at: float, buttons: int) -> None:
-        event = {"type": kind, "x": at, "y": y, "button": "left", "buttons": buttons, "clickCount": 1}
-        browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
-
-    mouse("mousePressed", x, 1)
-    for move in range(1, 41):
-        mouse("mouseMoved", x - 3 * move, 1)
-        until(browser, "window.moves.length == arguments[0]", move)
-    mouse("mouseReleased", x - 120, 0)
-    taken = sorted(browser.execute_script("return window.moves"))
-    assert taken[int(0.95 * len(taken)) - 1] < 100, taken

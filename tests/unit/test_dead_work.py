@@ -231,6 +231,12 @@ def test_masks_of_shrunk_layers_are_sliced_block_by_block() -> None:
     assert reduced["blocks.0.attn.proj"].mask == BlockMask((WIDTH, 96), (32, 32), grid[:, [0, 2, 3]])
 
 
+def test_a_mask_that_keeps_all_of_what_stays_is_none() -> None:
+    masks = {"blocks.0.attn.proj": mask(PROJ, (32, 32), cols=[1])}
+    reduced = dropped(masks)[1].trace
+    assert (reduced["blocks.0.attn.proj"].k, reduced["blocks.0.attn.proj"].mask) == (96, None)
+
+
 def test_widths_stay_aligned_so_that_single_dead_units_only_leave_the_mask() -> None:
     masks = {"blocks.0.mlp.fc2": mask(FC2, (1, 1), cols=[5]), "blocks.0.mlp.fc1": mask(FC1, (1, 1))}
     reduced = dropped(masks)[1].trace

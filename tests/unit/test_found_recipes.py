@@ -38,6 +38,17 @@ def test_masks_and_patterns_become_rules() -> None:
     assert hw.prune(dense, recipe).operators == pruned.operators
 
 
+@pytest.mark.parametrize("scale_bytes", [384, 385], ids=["two bytes per row", "rows share them unevenly"])
+def test_number_formats_become_rules(scale_bytes: int, tmp_path: Path) -> None:
+    dense = vit(64, depth=1)
+    mask = BlockMask((192, 64), (64, 64), np.array([[True], [False], [True]]))
+    stored = {"weight_dtype": "int8", "scale_bytes": scale_bytes}
+    changes = {"blocks.0.attn.qkv": {"mask": mask, **stored}, "blocks.0.mlp.fc1": {"dtype": "int8"}}
+    found = dense.replace(operators=tuple(one.replace(**changes.get(one.name, {})) for one in dense.operators))
+    hw.save_recipe(hw.recipe_of(found, dense, source="a test"), tmp_path / "r.toml")
+    assert hw.prune(dense, tmp_path / "r.toml").operators == found.operators
+
+
 def test_a_pattern_is_written_and_read(tmp_path: Path) -> None:
     recipe = Recipe(model="m", source="s", classes=7, layers=[{"match": ["*fc?"], "sparsity": "2:4"}])
     hw.save_recipe(recipe, tmp_path / "r.toml")

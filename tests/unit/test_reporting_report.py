@@ -148,7 +148,7 @@ def test_fidelity_error_and_provenance_are_on_the_page(page: str) -> None:
 
 def test_all_figures_are_there_in_both_themes(page: str) -> None:
     names = re.findall(r'<section id="([^"]+)"', page)
-    figures = ["roles", "blocks", "roofline", "work", "work-1", "density-1", "masks-1", "work-2", "density-2", "masks-2"]
+    figures = ["roles", "blocks", "roofline", "executed", "work-1", "density-1", "masks-1", "work-2", "density-2", "masks-2"]
     assert names == ["results", "limits", "why", *figures, "machines"]
     assert page.count("<svg ") == len(figures) + 2  # and the bars, and where the gain went
     assert "prefers-color-scheme: dark" in page and "@media print" in page
@@ -289,5 +289,5 @@ def test_figures_go_into_a_folder_that_exists(tmp_path: Path) -> None:
         FigureFolder(tmp_path, "jpg")
     write_report(priced, tmp_path / "report.html", static=True, figures=FigureFolder(tmp_path, "svg"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "bars.svg", "blocks.svg", "report.html", "roles.svg", "roofline.svg", "work.svg",
+        "bars.svg", "blocks.svg", "executed.svg", "report.html", "roles.svg", "roofline.svg",
     ]  # fmt: skip

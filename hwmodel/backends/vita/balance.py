@@ -68,6 +68,23 @@ class Share(NamedTuple):
     finishes: tuple[Finish, ...]
 
 
+class Narrower(NamedTuple):
+    """:class:`Share` of several products on the same number of PEs: (n,), and ``finishes`` corner by corner."""
+
+    longest: FloatArray
+    tied: FloatArray
+    finishes: tuple[tuple[FloatArray, FloatArray], ...]
+
+    @classmethod
+    def of(cls, shares: Sequence[Share]) -> Narrower:
+        """A product with fewer corners than another repeats its last one."""
+        most = max(len(one.finishes) for one in shares)
+        padded = [one.finishes + one.finishes[-1:] * (most - len(one.finishes)) for one in shares]
+        corners = np.array(padded, dtype=np.float64).reshape(len(shares), most, 2)
+        finishes = tuple((corners[:, corner, 0], corners[:, corner, 1]) for corner in range(most))
+        return cls(np.array([one.longest for one in shares]), np.array([one.tied for one in shares]), finishes)
+
+
 def _scheduled(rows: Sequence[int], pes: int) -> list[int]:
     """Tiles that the PE of each job has done when the job ends, under list scheduling; ascending."""
     shares = [0] * max(min(pes, len(rows)), 1)
@@ -148,18 +165,11 @@ class Shares:
         chosen = _by_design(figures.reshape(len(counts), len(self.jobs), 3), where, pes)
         return chosen[..., 0], chosen[..., 1], chosen[..., 2]
 
-    def finishes(self, pes: Number, chosen: IntArray) -> list[tuple[FloatArray, FloatArray]]:
-        """Corner by corner the ``tiles`` and ``left`` of :class:`Finish` for the ``chosen`` products, shaped as :meth:`on`.
-
-        A product with fewer corners than another repeats its last one.
-        """
-        counts, where = np.unique(np.asarray(pes), return_inverse=True)
-        corners = [[self._shares(int(count))[row].finishes for row in chosen] for count in counts]
-        most = max((len(one) for mine in corners for one in mine), default=0)
-        padded = np.array([[one + one[-1:] * (most - len(one)) for one in mine] for mine in corners], dtype=np.float64)
-        padded = padded.reshape(len(counts), len(chosen), most, 2)
-        tiles, left = padded[..., 0], padded[..., 1]
-        return [(_by_design(tiles[..., one], where, pes), _by_design(left[..., one], where, pes)) for one in range(most)]
+    def narrower(self, pes: Number, chosen: IntArray) -> list[Narrower]:
+        """Shares of the ``chosen`` products on 1, 2, 3, ... PEs: up to the largest of ``pes``, or one for every job."""
+        jobs = [self.jobs[row] for row in chosen]
+        most = min(int(np.max(pes)), max((one.count for one in jobs), default=0))
+        return [Narrower.of([self._shares(count)[row] for row in chosen]) for count in range(1, most + 1)]
 
     def _shares(self, pes: int) -> list[Share]:
         if pes not in self._known:

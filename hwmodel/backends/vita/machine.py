@@ -69,8 +69,8 @@ class Prepared:
         design = Design.of(pe, parameters, options.mode)
         longest, tied, first = self.shares.on(design.pes)
         first = np.where(self.shares.count < self.all_jobs, 0.0, first)
-        finishes = self.shares.finishes(design.pes, self.units.after[self.units.paired])
-        work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first, finishes)
+        narrower = self.shares.narrower(design.pes, self.units.after[self.units.paired])
+        work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first, narrower)
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
         alive = ~own.constant & (~product | (work.tiles > 0))

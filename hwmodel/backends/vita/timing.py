@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, Workload
+from hwmodel.backends.vita.balance import Narrower
 from hwmodel.backends.vita.memory import Streams
 from hwmodel.backends.vita.parameters import Design
 from hwmodel.backends.vita.units import NOBODY, Units
@@ -56,9 +57,8 @@ class Work:
 
     ``tiles`` and ``rows`` hold work (a head of attention is a row), of ``all_rows``, on ``pes`` PEs; ``longest`` is the largest
     share of tiles of one PE, ``tied`` PEs have as much, ``first`` tiles has the row that is finished first: none where a row is
-    empty, for its outputs are there from the start. ``finishes`` holds, for the products that feed a function beside the
-    next one, what
-    :meth:`~hwmodel.backends.vita.balance.Shares.finishes` returns.
+    empty, for its outputs are there from the start. ``narrower`` holds the shares of the products that feed a function beside
+    the next one, on 1, 2, 3, ... PEs up to the most that any design has.
     """
 
     tiles: FloatArray
@@ -68,7 +68,7 @@ class Work:
     longest: FloatArray
     tied: FloatArray
     first: FloatArray
-    finishes: Sequence[tuple[FloatArray, FloatArray]]
+    narrower: Sequence[Narrower]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,27 +181,34 @@ def _late(units: Units, work: Work, products: ProductTime, own: FloatArray, tran
     first, second = units.after[units.paired], units.before[units.paired]
     heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
     beside_heads = _beside_heads(work, products, own, first, second) - products.running[..., second]
-    done = np.where(heads, beside_heads, _done(units, work, products, own, first))
+    begun = _begun(units, work, products, own, first, products.setup[..., second])
+    done = np.where(heads, beside_heads, begun)
     ready = products.running[..., first] + products.setup[..., second]
     return _largest(done - ready, products.transfer[..., first] + transfer - ready, np.zeros_like(done))
 
 
-def _done(units: Units, work: Work, products: ProductTime, own: FloatArray, first: IntArray) -> FloatArray:
-    """When the function of each row of a product is done, first come first served: its cycles from the end of the set-up.
+def _begun(  # noqa: PLR0917
+    units: Units, work: Work, products: ProductTime, own: FloatArray, first: IntArray, setup: FloatArray
+) -> FloatArray:
+    """When the second product may begin: cycles from the end of the first one's set-up.
 
-    It works without a pause from the end of some row on: the latest of ``end of the row + functions of all rows that end with
-    it or later``. Rows without a kept block are there from the start. Where a supplier is the bound, PEs end their last rows one
-    interval of the supplier after the other, and their functions queue: the core then shares the product among no more PEs than
-    are fed, which is the mean number of busy ones and one for the rounding.
+    It is set up after the first and waits for the function of each of its rows, first come first served. That works without a
+    pause from the end of some row on: the latest of ``end of the row + functions of all rows that end with it or later``. Rows
+    without a kept block are there from the start. Where a supplier is the bound, PEs end their last rows one interval of the
+    supplier after the other, and their functions queue: the core then shares the product among fewer PEs if that is earlier.
     """
     each = own / np.maximum(work.all_rows, 1)[first]
     together = np.maximum(each - products.interval[..., first], 0.0)
-    fed = np.divide(work.tiles * units.workload.m, products.supplied, out=np.zeros_like(products.supplied), where=work.tiles > 0)
-    others = np.maximum(np.minimum(np.minimum(work.rows, work.pes) - 1, fed), 0)[..., first]
-    done = _largest(own, products.running[..., first] + each, products.supplied[..., first] + each + others * together)
-    for tiles, left in work.finishes:
-        done = np.maximum(done, products.filling[..., first] + tiles * units.workload.m[first] + left * each)
-    return done
+    filling, supplied, tokens = products.filling[..., first], products.supplied[..., first], units.workload.m[first]
+    earliest = np.full(np.broadcast_shapes(own.shape, (*np.shape(work.pes)[:-1], 1)), np.inf)
+    for pes, one in enumerate(work.narrower, 1):
+        worked = filling + np.maximum(one.tied - 1, 0) * products.interval[..., first] + one.longest * tokens
+        others = np.minimum(pes, np.maximum(work.rows[first], 1)) - 1
+        done = _largest(own, np.maximum(worked, supplied) + np.maximum(each, setup), supplied + each + others * together)
+        for tiles, left in one.finishes:
+            done = np.maximum(done, filling + tiles * tokens + left * each)
+        earliest = np.where(pes <= work.pes, np.minimum(earliest, done), earliest)
+    return np.where(work.tiles[first] > 0, earliest, own)
 
 
 def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: IntArray, second: IntArray) -> FloatArray:

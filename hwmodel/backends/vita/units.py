@@ -54,7 +54,8 @@ class Units:
     @cached_property
     def paired(self) -> IntArray:
         """Units that stand between two products and run beside both."""
-        return (self.before != NOBODY).nonzero()[0]
+        rows: IntArray = (self.before != NOBODY).nonzero()[0]
+        return rows
 
     @property
     def idle(self) -> BoolArray:

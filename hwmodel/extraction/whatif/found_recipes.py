@@ -14,7 +14,7 @@ from hwmodel.ir.trace import Trace
 
 
 def recipe_of(pruned: Trace, dense: Trace, *, source: str, image_size: int | None = None) -> Recipe:
-    """How ``pruned`` differs from ``dense``: classes, structure, then the masks and patterns of single layers.
+    """How ``pruned`` differs from ``dense``: classes, structure, then the masks, patterns and number formats of single layers.
 
     ``prune(dense, recipe_of(pruned, dense, ...))`` costs what ``pruned`` costs, on every machine.
 
@@ -54,17 +54,34 @@ def _structure(narrowed: Trace, dense: Trace) -> Recipe:
     classes = class_count(narrowed)
     classes = None if classes == class_count(dense) else classes
     sized = dense if classes is None else with_classes(dense, classes)
-    rules = found_structure(sized, _unmasked(narrowed))
+    rules = found_structure(_plain(sized), _plain(narrowed))
     return Recipe(model=dense.model, source="found in a model", classes=classes, encoder=rules)
 
 
 def _rule(operator: Operator) -> LayerRule | None:
-    """The entry that gives an operator its mask or pattern; None where it has neither."""
-    match = (glob.escape(operator.name),)
+    """The entry that gives an operator its mask or pattern and its number formats; None where it has none of them."""
+    fields = _sparsity(operator) | _formats(operator)
+    return LayerRule.model_validate({"match": (glob.escape(operator.name),)} | fields) if fields else None
+
+
+def _sparsity(operator: Operator) -> dict[str, object]:
     if operator.mask is not None:
-        return LayerRule.model_validate({"match": match, "mask": operator.mask})
-    return None if operator.sparsity is None else LayerRule(match=match, sparsity=operator.sparsity)
+        return {"mask": operator.mask}
+    return {} if operator.sparsity is None else {"sparsity": operator.sparsity}
 
 
-def _unmasked(trace: Trace) -> Trace:
-    return trace.replace(operators=tuple(operator.replace(mask=None, sparsity=None) for operator in trace.operators))
+def _formats(operator: Operator) -> dict[str, object]:
+    """Formats of an operator and its weights; the scales are told per row where rows share them evenly."""
+    told = {"dtype": operator.dtype, "weight_dtype": operator.weight_dtype}
+    fields: dict[str, object] = {name: dtype for name, dtype in told.items() if dtype is not None}
+    if operator.scale_bytes:
+        bits, rest = divmod(8 * operator.scale_bytes, operator.n)
+        whole = {"group": operator.n * operator.k, "scale_bits": 8 * operator.scale_bytes}
+        fields |= whole if rest else {"group": operator.k, "scale_bits": bits}
+    return fields
+
+
+def _plain(trace: Trace) -> Trace:
+    """The trace without masks, patterns and number formats."""
+    fields = {"mask": None, "sparsity": None, "dtype": None, "weight_dtype": None, "scale_bytes": 0}
+    return trace.replace(operators=tuple(operator.replace(**fields) for operator in trace.operators))

@@ -36,6 +36,7 @@ figures: .venv/.installed
 	$(BIN)/python analysis/table7_a100.py -o out/table7_a100.svg
 	$(BIN)/python analysis/orin_power_modes.py -o out/orin_power_modes.svg
 	$(BIN)/python analysis/vita_design.py -o out/vita_design.svg
+	$(BIN)/python analysis/lsp_figures.py --densities out/lsp_figure3.svg --masks out/lsp_figure4.svg
 
 studies: .venv/.installed
 	mkdir -p out

@@ -77,6 +77,13 @@ def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _pattern(value: Any) -> Any:
+    """A text as it is: a number here was most likely meant as a density."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'expected a pattern such as "2:4", found {value!r}; density says which part is kept')
+    return value
+
+
 def _heads(value: Any) -> int | tuple[int, ...] | None:
     """A count of heads, or the indices of those kept."""
     plain = _plain(value)
@@ -102,7 +109,7 @@ Count = Annotated[int, BeforeValidator(_plain), Field(ge=1)]
 Fraction = Annotated[float, BeforeValidator(_plain), Field(ge=0, le=1)]
 Globs = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Parts = Annotated[tuple[Literal["attention", "mlp"], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Pattern = Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")]
+Pattern = Annotated[str, BeforeValidator(_pattern), Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")]
 BlockShape = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_as_tuple)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hwmodel.ir.accessors import ESTIMATE_PLOTS, TRACE_PLOTS
 
 if TYPE_CHECKING:
+    from hwmodel.allocation.loop import allocate
     from hwmodel.backends.cards import Card, load_card
     from hwmodel.backends.estimates import Estimate, estimate
     from hwmodel.backends.families import FamilyEstimate, estimate_family
@@ -60,6 +61,7 @@ _HOME = {
     "TokenDistribution": "hwmodel.ir.token_counts",
     "Trace": "hwmodel.ir.trace",
     "TraceFamily": "hwmodel.ir.token_counts",
+    "allocate": "hwmodel.allocation.loop",
     "attention": "hwmodel.ir.operators",
     "cost_table": "hwmodel.exploration.cost_table",
     "drop_dead_work": "hwmodel.extraction.whatif.dead_work",
@@ -93,7 +95,7 @@ _HOME = {
 
 __all__ = [
     "BlockMask", "Card", "CostTable", "Estimate", "ExpectedMask", "FamilyEstimate", "HwmodelError", "Operator", "Recipe",
-    "TokenDistribution", "Trace", "TraceFamily", "attention", "cost_table", "drop_dead_work", "elementwise", "estimate",
+    "TokenDistribution", "Trace", "TraceFamily", "allocate", "attention", "cost_table", "drop_dead_work", "elementwise", "estimate",
     "estimate_family", "expected_mask", "explore", "gelu", "layernorm", "load_card", "load_cost_table", "load_recipe",
     "load_results", "load_study", "load_trace", "matmul", "movement", "prune", "prune_family", "recipe_of", "reduction",
     "rowwise", "save_cost_table", "save_recipe", "save_trace", "softmax", "trace", "trace_family",

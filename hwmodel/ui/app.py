@@ -11,7 +11,8 @@ from dash import State as Held
 from dash.exceptions import PreventUpdate
 
 from hwmodel.errors import HwmodelError
-from hwmodel.reporting.style import css_variables
+from hwmodel.reporting.breakdown import ROLES
+from hwmodel.reporting.style import colour, css_variables, role_token
 from hwmodel.ui import page, saving
 from hwmodel.ui.machines import default_modes
 from hwmodel.ui.opening import opened
@@ -27,23 +28,25 @@ def _values(moving: Collection[str]) -> dict[str, Any]:
     return {name: (Input if name in moving else Held)(name, "value") for name in page.KNOBS}
 
 
+_MOVE_POINTS = {"density", "heads", "tokens"}
+"""Controls that leave machine, batch and dense model alone, so that the titles of the figures stay."""
+
 _VALUES = _values(page.KNOBS)
 _ADDRESS = Held("address", "search")
 _READINGS = {name: Output(f"value-{name}", "children") for name in page.SLIDERS}
 _DRAGGED = {name: Input(name, "drag_value") for name in page.SLIDERS}
 _SHOWN = {
-    "totals": Output("totals", "children"),
-    "trust": Output("trust", "children"),
-    "latency": Output("latency", "children"),
-    "energy": Output("energy", "children"),
+    "numbers": Output("numbers", "children"),
     "roofline": Output("roofline", "figure"),
     "pareto": Output("pareto", "figure"),
+    "move_roofline": Output("roofline", "animate"),
+    "move_pareto": Output("pareto", "animate"),
     "position": Output("position", "children"),
 }
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1"><title>{%title%}</title>{%css%}
-<style>:root {LIGHT} @media (prefers-color-scheme: dark) {:root {DARK}}</style></head>
+<style>:root {LIGHT} @media (prefers-color-scheme: dark) {:root {DARK}} {POINTS}</style></head>
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
 </html>"""
 
@@ -55,12 +58,22 @@ def make_app(bench: Workbench) -> Dash:
         suppress_callback_exceptions=True, include_assets_files=True,
     )  # fmt: skip
     light, dark = (f"{{{css_variables(dark=night)}}}" for night in (False, True))
-    app.index_string = _PAGE.replace("{LIGHT}", light).replace("{DARK}", dark)
+    app.index_string = _PAGE.replace("{LIGHT}", light).replace("{DARK}", dark).replace("{POINTS}", _point_colours())
     app.layout = page.layout
     _connect_address(app, bench)
     _connect_answer(app, bench)
     _connect_saving(app, bench)
     return app
+
+
+def _point_colours() -> str:
+    """CSS that puts the page's colour of a role in place of the one that plotly wrote into a point."""
+    tokens = [role_token(role) for role in ROLES]
+    written = [tuple(int(colour(token)[at : at + 2], 16) for at in (1, 3, 5)) for token in tokens]
+    return " ".join(
+        f'.point[style*="rgb({red}, {green}, {blue})"] {{fill: var(--{token}) !important}}'
+        for token, (red, green, blue) in zip(tokens, written, strict=True)
+    )
 
 
 def _connect_address(app: Dash, bench: Workbench) -> None:
@@ -123,19 +136,20 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
 
     @app.callback(
         output={"shown": _SHOWN, "readings": _READINGS, "refusal": Output("refusal", "children")},
-        inputs={"values": _VALUES, "dragged": _DRAGGED, "search": _ADDRESS},
+        inputs={"values": _VALUES, "dragged": _DRAGGED, "search": _ADDRESS, "refused": Held("refusal", "children")},
         prevent_initial_call=True,
     )
-    def answer(values: dict[str, Any], dragged: dict[str, Any], search: str | None) -> dict[str, Any]:
+    def answer(values: dict[str, Any], dragged: dict[str, Any], search: str | None, refused: str | None) -> dict[str, Any]:
         _wait_for_controls(bench, search, values)
         state = page.state_of(bench, values | _in_hand(dragged))
-        readings = page.readings(bench, state)
+        readings = {name: text if name in _moving() else no_update for name, text in page.readings(bench, state).items()}
+        moves = _moving() <= _MOVE_POINTS
         try:
-            found = page.shown(bench.answer(state), bench.known_grid(state))
+            found = page.shown(bench.answer(state), bench.known_grid(state)) | {"move_roofline": moves, "move_pareto": moves}
         except HwmodelError as error:
             unchanged = dict.fromkeys(_SHOWN, no_update)
             return {"shown": unchanged, "readings": readings, "refusal": f"Not priced, the figures are those before: {error}"}
-        return {"shown": found, "readings": readings, "refusal": ""}
+        return {"shown": found, "readings": readings, "refusal": "" if refused else no_update}
 
     others = [name for name in page.KNOBS if name not in {"density", "tokens"}]
 
@@ -151,6 +165,11 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
         except HwmodelError as error:  # the answer itself says why
             raise PreventUpdate from error
         return found["pareto"], found["position"]
+
+
+def _moving() -> set[str]:
+    """Controls that the running callback was called for. Each output that stays saves the browser a round through the page."""
+    return {name.rpartition(".")[0] for name in ctx.triggered_prop_ids}
 
 
 def _in_hand(dragged: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""The two interactive figures, as plain plotly documents. Colours come from the page: a trace's uid names its colour there."""
+"""The two interactive figures, as plain plotly documents with the same few traces in every state.
+
+Colours come from the page: a trace's uid names its colour there, and a point's own colour stands for the role's token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, floor, log10
 from typing import Any
 
 from hwmodel.reporting.breakdown import ROLES
 from hwmodel.reporting.ceilings import Ceilings, ceilings_of
+from hwmodel.reporting.style import colour, role_token
 from hwmodel.reporting.units import percent, prefix_of, si
 from hwmodel.reporting.variants import Case
 from hwmodel.ui.views import Dot, dots
@@ -48,7 +53,7 @@ def roofline(answer: Answer) -> Document:
         {"type": "log", "title": {"text": "executed MACs per byte off-chip"}, "range": x, "dtick": 1},
         {"type": "log", "title": {"text": "achieved MAC/s"}, "range": y, "dtick": 1, "exponentformat": "SI"},
     )  # fmt: skip
-    return {"data": [*lines, _rings(dense), *(_dot(dot) for dot in now)], "layout": layout}
+    return {"data": [*lines, _rings(dense), _filled(now)], "layout": layout}
 
 
 def _decades(values: Sequence[float]) -> list[int]:
@@ -67,16 +72,16 @@ _NO_TRAFFIC = {
 
 
 def _ceiling_lines(ceilings: Ceilings, low: float, high: float, top: float) -> list[Document]:
-    """Peak and bandwidth, each where the card states it."""
-    lines = []
+    """Peak and bandwidth, each empty where the card does not state it."""
+    peak, bandwidth = _line("peak", [], [], ""), _line("bandwidth", [], [], "")
     if ceilings.macs_per_s:
         text = f"peak {si(ceilings.macs_per_s, 'MAC/s')}<br>{ceilings.macs_from}"
-        lines.append(_line("peak", [low, high], [ceilings.macs_per_s] * 2, text))
+        peak = _line("peak", [low, high], [ceilings.macs_per_s] * 2, text)
     if ceilings.bytes_per_s:
         last = min(high, top / ceilings.bytes_per_s)
         text = f"{si(ceilings.bytes_per_s, 'B/s')}<br>{ceilings.bytes_from}"
-        lines.append(_line("bandwidth", [low, last], [low * ceilings.bytes_per_s, last * ceilings.bytes_per_s], text))
-    return lines
+        bandwidth = _line("bandwidth", [low, last], [low * ceilings.bytes_per_s, last * ceilings.bytes_per_s], text)
+    return [peak, bandwidth]
 
 
 def _line(uid: str, x: Sequence[float], y: Sequence[float], text: str) -> Document:
@@ -87,20 +92,21 @@ def _line(uid: str, x: Sequence[float], y: Sequence[float], text: str) -> Docume
 
 
 def _rings(dense: Sequence[Dot]) -> Document:
-    return {
-        "type": "scatter", "mode": "markers", "uid": "dense",
-        "x": [dot.macs_per_byte for dot in dense], "y": [dot.macs_per_s for dot in dense],
-        "marker": {"size": [_size(dot) for dot in dense], "symbol": [_symbol(dot) for dot in dense], "line": {"width": 1.5}},
-        "text": [f"{ROLES[dot.role]}, dense: {si(dot.macs_per_s, 'MAC/s')}" for dot in dense],
-        "hovertemplate": "%{text}<extra></extra>",
-    }  # fmt: skip
+    texts = [f"{ROLES[dot.role]}, dense: {si(dot.macs_per_s, 'MAC/s')}" for dot in dense]
+    return _cloud("dense", dense, texts, line={"width": 1.5})
 
 
-def _dot(dot: Dot) -> Document:
-    text = f"{ROLES[dot.role]}: {si(dot.macs_per_s, 'MAC/s')}, {percent(dot.share)} of the time"
+def _filled(now: Sequence[Dot]) -> Document:
+    texts = [f"{ROLES[dot.role]}: {si(dot.macs_per_s, 'MAC/s')}, {percent(dot.share)} of the time" for dot in now]
+    return _cloud("now", now, texts, color=[colour(role_token(dot.role)) for dot in now])
+
+
+def _cloud(uid: str, placed: Sequence[Dot], texts: Sequence[str], **marker: Any) -> Document:
     return {
-        "type": "scatter", "mode": "markers", "uid": f"role-{dot.role}", "x": [dot.macs_per_byte], "y": [dot.macs_per_s],
-        "marker": {"size": _size(dot), "symbol": _symbol(dot)}, "hovertemplate": f"{text}<extra></extra>",
+        "type": "scatter", "mode": "markers", "uid": uid,
+        "x": [dot.macs_per_byte for dot in placed], "y": [dot.macs_per_s for dot in placed],
+        "marker": {"size": [_size(dot) for dot in placed], "symbol": [_symbol(dot) for dot in placed], "opacity": 1} | marker,
+        "text": list(texts), "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
 
@@ -117,16 +123,20 @@ def pareto(answer: Answer, grid: Grid | None) -> Document:
     """Latency over kept work: the grid, the front among it, and the current state."""
     answers = () if grid is None else grid.answers
     longest = max(one.now.latency_s for one in (*answers, answer))
-    worth, prefix = prefix_of(longest)
-    data = []
-    if grid is not None:
-        front = _scatter("front", grid.front, worth, "on the front") | {"mode": "lines+markers"}
-        data = [_scatter("grid", grid.answers, worth, ""), front]
+    worth, prefix = prefix_of(answer.dense.latency_s)
+    data = [*_neighbours(grid, worth), _scatter("current", [answer], worth, "this state") | {"cliponaxis": False}]
     layout = _layout(
         {"title": {"text": "kept work (% of the dense model's MACs)"}, "range": [-3, 104]},
         {"title": {"text": f"latency ({prefix}s)"}, "range": [0, 1.08 * longest / worth], "rangemode": "tozero"},
     )
-    return {"data": [*data, _scatter("current", [answer], worth, "this state") | {"cliponaxis": False}], "layout": layout}
+    return {"data": data, "layout": layout}
+
+
+@lru_cache(maxsize=64)
+def _neighbours(grid: Grid | None, worth: float) -> tuple[Document, Document]:
+    """The grid and the front among it; empty while they are being priced."""
+    answers, front = ((), ()) if grid is None else (grid.answers, grid.front)
+    return _scatter("grid", answers, worth, ""), _scatter("front", front, worth, "on the front") | {"mode": "lines+markers"}
 
 
 def _scatter(uid: str, answers: Sequence[Answer], worth: float, what: str) -> Document:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dash import dcc, html
@@ -23,6 +23,8 @@ SAVED = {
 }
 """What a state can be saved as, with what each is for."""
 _PLOT: Any = {"displayModeBar": False}
+_MOVE: Any = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+"""Plotly's way to move points and axes at once and leave all else of a figure, titles included, as it stands."""
 _BATCH_TRIED = 64
 """Batch at which a field that a machine depends on shows it, hosts and launches being hidden behind the work."""
 
@@ -46,12 +48,9 @@ def _results() -> Any:
     return html.Div(
         [
             html.Div(id="refusal", role="alert"),
-            html.Div(id="totals", className="totals"),
-            html.P(id="trust", className="trust"),
+            html.Div(id="numbers"),
             html.Div(
                 [
-                    _panel("Latency by layer type", html.Div(id="latency")),
-                    _panel("Energy by layer type", html.Div(id="energy")),
                     _panel("Roofline", _graph("roofline"), "Rings: dense. Filled: this state; the area is the share of the time."),
                     _panel("Pareto position", _graph("pareto"), html.Span(id="position")),
                 ],
@@ -65,7 +64,7 @@ def _results() -> Any:
 
 
 def _graph(name: str) -> Any:
-    return dcc.Graph(id=name, config=_PLOT, responsive=True, style={"height": "300px"})
+    return dcc.Graph(id=name, config=_PLOT, animation_options=_MOVE, responsive=True, style={"height": "300px"})
 
 
 def _panel(heading: str, body: Any, caption: Any = None) -> Any:
@@ -73,8 +72,7 @@ def _panel(heading: str, body: Any, caption: Any = None) -> Any:
 
 
 def _legend() -> Any:
-    entries = [html.Li([html.Span(className=f"swatch role-{role}"), name]) for role, name in ROLES.items()]
-    return html.Ul(entries, className="legend")
+    return html.Ul([html.Li(name, className=f"role-{role}") for role, name in ROLES.items()], className="legend")
 
 
 def _saving() -> Any:
@@ -84,6 +82,7 @@ def _saving() -> Any:
 
 def controls(bench: Workbench, state: State) -> list[Any]:
     """Every control at its place for a state; what does not apply is greyed out, with the reason."""
+    told = readings(bench, state)
     model, card = bench.models.get(state.model), bench.card(state.device)
     tried = model.batches.at(_BATCH_TRIED)
     array, power = machines.array_of(card, state.power), tuple(card.power_modes)
@@ -93,61 +92,64 @@ def controls(bench: Workbench, state: State) -> list[Any]:
     return [
         html.H2("Model"),
         _choice("model", "Model", {name: name for name in models}, state.model),
-        _slider("density", "Density", (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, blocked=unpruned),
+        _slider("density", "Density", told, (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, blocked=unpruned),
         _choice("block", "Block shape, out × in", {shape: shape.replace("x", " × ") for shape in BLOCKS}, state.block, unpruned),
         _choice("lie", "Kept blocks lie", dict(RULES), state.lie, unpruned),
-        _count("heads", "Heads per block", state.heads, *model.heads),
-        _count("tokens", f"Patch tokens from block {model.thinned_from} on", state.tokens, *model.tokens),
-        _steps("batch", "Batch", list(map(str, BATCHES)), str(state.batch), model.batches.fixed),
+        _count("heads", "Heads per block", told, state.heads, *model.heads),
+        _count("tokens", f"Patch tokens from block {model.thinned_from} on", told, state.tokens, *model.tokens),
+        _steps("batch", "Batch", told, list(map(str, BATCHES)), str(state.batch), model.batches.fixed),
         html.H2("Machine"),
         _choice("device", "Device", {name: name for name in bench.devices}, state.device),
         _choice("mode", "Execution mode", {mode: mode for mode in machines.modes_of(card)}, state.mode),
         _choice("power", "Power mode", {one: one for one in power or ("",)}, state.power, "" if power else "this card has one"),
         _steps(
-            "array", f"Array size ({array.what})" if array else "Array size",
+            "array", f"Array size ({array.what})" if array else "Array size", told,
             [size or "own" for size in sizes], state.array or "own", machines.array_blocked(card, state, tried),
         ),
         _steps(
-            "bandwidth", "Off-chip bandwidth (× the card's)",
+            "bandwidth", "Off-chip bandwidth (× the card's)", told,
             [f"{factor:g}" for factor in BANDWIDTHS], f"{state.bandwidth:g}", machines.bandwidth_blocked(card, state, tried),
         ),
     ]  # fmt: skip
 
 
-def _field(name: str, label: str, control: Any, blocked: str) -> Any:
-    head = html.Div([html.Label(label, htmlFor=name, id=f"label-{name}"), html.Output(id=f"value-{name}")], className="head")
+def _field(name: str, label: str, contents: Sequence[Any], blocked: str) -> Any:
     reason = [html.P(f"Cannot be moved: {blocked}.", className="blocked")] if blocked else []
     named: Any = {"role": "group", "aria-labelledby": f"label-{name}"}
-    return html.Div([head, control, *reason], className="field" + (" off" if blocked else ""), **named)
+    parts = [html.Label(label, htmlFor=name, id=f"label-{name}"), *contents, *reason]
+    return html.Div(parts, className="field" + (" off" if blocked else ""), **named)
 
 
 def _choice(name: str, label: str, options: dict[Any, str], value: str, blocked: str = "") -> Any:
     listed = [{"label": text or "none", "value": key} for key, text in options.items()]
     found = dcc.Dropdown(id=name, options=listed, value=value, clearable=False, searchable=len(listed) > 8, disabled=bool(blocked))
-    return _field(name, label, found, blocked)
+    return _field(name, label, [found], blocked)
 
 
-def _slider(name: str, label: str, span: tuple[float, float, float], value: float, marks: dict[float, str], *, blocked: str) -> Any:
+def _slider(
+    name: str, label: str, told: Mapping[str, str], span: tuple[float, float, float], value: float, marks: dict[float, str], *,
+    blocked: str,
+) -> Any:  # fmt: skip
     low, high, step = span
     slider = dcc.Slider(
         id=name, min=low, max=high, step=step, value=value, marks=marks, disabled=bool(blocked), updatemode="mouseup",
         allow_direct_input=False,
     )  # fmt: skip
-    return _field(name, label, slider, blocked)
+    return _field(name, label, [html.Output(told[name], id=f"value-{name}"), slider], blocked)
 
 
-def _count(name: str, label: str, value: int, most: int, blocked: str) -> Any:
+def _count(name: str, label: str, told: Mapping[str, str], value: int, most: int, blocked: str) -> Any:
     top = max(most, 2)
-    return _slider(name, label, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked=blocked)
+    return _slider(name, label, told, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked=blocked)
 
 
-def _steps(name: str, label: str, texts: Sequence[str], value: str, blocked: str) -> Any:
+def _steps(name: str, label: str, told: Mapping[str, str], texts: Sequence[str], value: str, blocked: str) -> Any:
     """A slider over a list: its value is the place in it."""
     place = texts.index(value) if value in texts else 0
     every = 2 if len(texts) > 8 else 1
     marks: dict[float, str] = {at: text for at, text in enumerate(texts) if at % every == 0 and len(texts[-1]) < 6}
     ends: dict[float, str] = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
-    return _slider(name, label, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked=blocked)
+    return _slider(name, label, told, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked=blocked)
 
 
 def state_of(bench: Workbench, values: dict[str, Any]) -> State:
@@ -188,27 +190,37 @@ def readings(bench: Workbench, state: State) -> dict[str, str]:
 def shown(answer: Answer, grid: Grid | None) -> dict[str, Any]:
     """An answer as the properties of the page's elements."""
     return {
-        "totals": [_total(total) for total in views.totals(answer)],
-        "trust": views.trust(answer),
-        "latency": [_bar(bar, "latency") for bar in views.latency_bars(answer)],
-        "energy": [_bar(bar, "energy") for bar in views.energy_bars(answer)],
+        "numbers": _numbers(answer),
         "roofline": roofline(answer),
         "pareto": pareto(answer, grid),
         "position": "Pricing its neighbours ..." if grid is None else views.position(answer, grid),
     }
 
 
-def _total(total: views.Total) -> Any:
-    return html.Div([html.Div(total.name, className="name"), html.Div(total.value, className="value"), html.Div(total.beside)])
+def _numbers(answer: Answer) -> list[Any]:
+    """Totals and bars in as few elements as they need: the browser visits every element at every move."""
+    latency = [html.H2("Latency by layer type"), *(_bar(bar, "latency") for bar in views.latency_bars(answer))]
+    energy = [html.H2("Energy by layer type"), *(_bar(bar, "energy") for bar in views.energy_bars(answer))]
+    return [
+        html.Div([html.P(f"{total.value}\n{total.name}\n{total.beside}") for total in views.totals(answer)], className="totals"),
+        html.P(views.trust(answer), className="trust"),
+        html.Div([html.Section(latency), html.Section(energy)], className="panels"),
+    ]
 
 
 def _bar(bar: views.Bar, what: str) -> Any:
-    widest = max(1.0, sum(share for _, share, _ in bar.parts))
-    parts = [
-        html.Span(className=f"part role-{role}", style={"width": f"{100 * share / widest:.2f}%"}, title=f"{ROLES[role]}: {text}")
-        for role, share, text in bar.parts
-    ]
-    told = ", ".join(f"{ROLES[role]} {text}" for role, _, text in bar.parts)
-    named: Any = {"role": "img", "aria-label": f"{what}, {bar.name}: {told}"}
-    strip = html.Div(parts, className="strip", **named)
-    return html.Div([html.Span(bar.name), strip, html.Span(bar.total, className="number")], className="bar")
+    """A line of text over a strip, which is a background of hard colour stops."""
+    told = [f"{ROLES[role]} {text}" for role, _, text in bar.parts]
+    named: Any = {"role": "img", "aria-label": f"{what}, {bar.name}, {bar.total}: {', '.join(told)}"}
+    strip = {"backgroundImage": f"linear-gradient(to right, {', '.join(_stops(bar))})"}
+    return html.Div(f"{bar.name}: {bar.total}", className="bar", title="\n".join(told), style=strip, **named)
+
+
+def _stops(bar: views.Bar) -> list[str]:
+    """Every part in its colour with a line after it, then the empty rest; the strip is as long as the dense model's whole."""
+    widest, end, stops = max(1.0, sum(share for _, share, _ in bar.parts)), 0.0, []
+    for role, share, _ in bar.parts:
+        start, end = end, end + 100 * share / widest
+        edge = f"max({start:.2f}%, {end:.2f}% - 1px)"
+        stops += [f"var(--role-{role}) {start:.2f}% {edge}", f"var(--paper) {edge} {end:.2f}%"]
+    return [*stops, f"var(--grid) {end:.2f}%"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -109,7 +110,8 @@ class Dot:
     share: float
 
 
-def dots(estimate: Estimate) -> list[Dot]:
+@lru_cache(maxsize=128)
+def dots(estimate: Estimate) -> tuple[Dot, ...]:
     """Layer types that multiply; a fused kernel's time and traffic stand with the operator that carries its cost.
 
     Layer types without off-chip traffic have no place on a roofline and are left out.
@@ -120,11 +122,11 @@ def dots(estimate: Estimate) -> list[Dot]:
         np.add.at(line, costs.fused_into, column)
     macs, moved, busy = (_sums_by_role(estimate, np.where(carried[0] > 0, line, 0.0)) for line in carried)
     latency = float(costs.latency_s.sum())
-    return [
+    return tuple(
         Dot(role, macs[role] / moved[role], macs[role] / busy[role], busy[role] / latency)
         for role in ROLES
         if macs[role] > 0 and moved[role] > 0 and busy[role] > 0
-    ]
+    )
 
 
 def position(answer: Answer, grid: Grid) -> str:

@@ -1,20 +1,24 @@
 """ViTA once more, as an event loop over blocks, buffers and DMA: the peer of the closed form in ``hwmodel.backends.vita``.
 
 Written from the description in ``simulators/vita/README.md`` and sharing no code with the backend. Time is in cycles. Every
-tile that visits a processing element (PE) passes four servers: the control core reads its index, the DMA fetches it from DRAM
-into a staging slot, the port of the global buffer hands it and its slice of input to one of two slots of its PE, the PE
-multiplies. A visit may start on a server when the server is free and the slot behind it is.
+tile that visits a processing element (PE) passes five steps: the control core reads its index, the DMA fetches it from DRAM
+into a staging slot, the port of the global buffer hands it to one of two slots of its PE, the same port hands over its slice
+of input, the PE multiplies from the tile's arrival on and ends when the inputs are there too. A visit may start on a server when
+the server is free and the slot behind it is; the port hands over tiles before inputs. Activations that leave the chip move in
+the gaps of the DMA; the last tile waits for what is left of them.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-CORE, DMA, PORT, PE = range(4)
+CORE, DMA, TILE, INPUTS, PE = range(5)
+SERVERS = (CORE,), (DMA,), (TILE, INPUTS)
+"""Steps that share a server, the more urgent first."""
 SLOTS = 2
 """Tiles that a PE holds: one in use, one arriving."""
 
@@ -86,20 +90,24 @@ def split(m: int, groups: int) -> list[int]:
     return [m // groups + (part < m % groups) for part in range(groups)]
 
 
-def plan(product: Product, machine: Machine) -> list[list[Visit]]:
-    """Visits of every PE in order: rows go to the PE with the fewest tiles, the first such one.
+def orders(product: Product, machine: Machine) -> Iterator[tuple[int, float]]:
+    """Groups of tokens and activation bytes of DRAM: inputs again for each turn of rows, or groups that fit half of the buffer.
 
-    Activations that leave the chip travel evenly between the weights.
+    More groups than needed come later, as long as somebody asks for them.
     """
+    own, smaller = product.groups(machine)
+    turns = -(-sum(map(bool, product.tiles(machine))) // machine.pes)
+    read, written = product.leaving(machine)
+    for more in range(product.m - own + 1):
+        yield own + more, read * turns + written
+        yield min(smaller + more, product.m), read + written
+
+
+def plan(product: Product, machine: Machine, groups: int) -> list[list[Visit]]:
+    """Visits of every PE in order: rows go to the PE with the fewest tiles, the first such one."""
     tiles = product.tiles(machine)
     n, k = product.kept.shape
     stored = 0.0 if product.heads else n * k * product.width / (-(-n // machine.out) * -(-k // machine.in_))
-    own, smaller = product.groups(machine)
-    count = sum(map(len, tiles))
-    turns = -(-sum(map(bool, tiles)) // machine.pes)
-    read, written = product.leaving(machine)
-    groups, read = min((own, read * turns), (smaller, read), key=lambda order: stored * count * order[0] + order[1])
-    beside = (read + written) / (groups * max(count, 1))
     queues: list[list[Visit]] = [[] for _ in range(machine.pes)]
     load = [0] * machine.pes
     for row, cols in enumerate(tiles):
@@ -111,7 +119,7 @@ def plan(product: Product, machine: Machine) -> list[list[Visit]]:
             last = group == groups - 1
             later = bool(queues[chosen]) and group == 0
             queues[chosen] += [
-                Visit(row, col, tokens, stored + beside, later and place == 0, last and place == len(cols) - 1)
+                Visit(row, col, tokens, stored, later and place == 0, last and place == len(cols) - 1)
                 for place, col in enumerate(cols)
             ]
     return queues
@@ -133,86 +141,112 @@ class Outcome:
 
 @dataclass
 class Loop:
-    """The event loop of one product. ``ready(row, col)`` says when the input slice of a visit is there."""
+    """The event loop of one product in so many ``groups`` of tokens, ``beside`` bytes of activations going to and from DRAM.
+
+    ``ready(visit)`` says when its input is there.
+    """
 
     product: Product
     machine: Machine
     start: float
+    groups: int
+    beside: float
     ready: Callable[[Visit], float] = field(default=lambda visit: 0.0)
 
     def run(self) -> Outcome:
-        """Serve every visit on all four servers, the PE with the most visits left first."""
-        queues = plan(self.product, self.machine)
-        stage = [[0] * len(queues) for _ in range(4)]  # visits of each PE that have left each server
-        busy = [0.0] * len(queues)
-        ends: dict[int, float] = {}
-        events = [(self.start, 0, -1, -1)]
-        order = 1
-        serving = [False] * 3
-        working = [False] * len(queues)
-        now = self.start
+        """Serve every visit in all steps, the PE with the most visits left first."""
+        self.queues = plan(self.product, self.machine, self.groups)
+        pes = range(len(self.queues))
+        self.done = [[0] * len(pes) for _ in range(5)]  # visits of each PE that have left each step
+        self.fetched = 0.0
+        busy, ends = [0.0] * len(pes), dict[int, float]()
+        serving, working, multiplied = [False] * len(SERVERS), [False] * len(pes), [False] * len(pes)
+        events, order, now = [(self.start, 0, -1, -1)], 1, self.start
         while events:
-            now, _, server, pe = heapq.heappop(events)
-            if server >= 0:
-                stage[server][pe] += 1
-                if server == PE:
-                    working[pe] = False
-                    visit = queues[pe][stage[PE][pe] - 1]
+            now, _, step, pe = heapq.heappop(events)
+            if step == PE:
+                multiplied[pe] = True
+            elif step >= 0:
+                self.done[step][pe] += 1
+                serving[server_of(step)] = False
+            for p in pes:
+                if multiplied[p] and self.done[PE][p] < self.done[INPUTS][p]:
+                    visit = self.queues[p][self.done[PE][p]]
+                    self.done[PE][p] += 1
+                    working[p] = multiplied[p] = False
                     if visit.ends_row:
                         ends[visit.row] = now
-                else:
-                    serving[server] = False
-            for kind in (CORE, DMA, PORT):
-                if serving[kind]:
-                    continue
-                waiting = [p for p in range(len(queues)) if self._may(kind, p, queues, stage)]
-                if waiting:
-                    chosen = max(waiting, key=lambda p: len(queues[p]) - stage[kind][p])
-                    serving[kind] = True
-                    visit = queues[chosen][stage[kind][chosen]]
-                    heapq.heappush(events, (now + self._cycles(kind, visit), order, kind, chosen))
+            for server, steps in enumerate(SERVERS):
+                chosen = None if serving[server] else self._next(steps)
+                if chosen is not None:
+                    serving[server] = True
+                    heapq.heappush(events, (now + self._cycles(*chosen, now), order, *chosen))
                     order += 1
-            for p, queue in enumerate(queues):
-                if not working[p] and stage[PE][p] < stage[PORT][p]:
-                    visit = queue[stage[PE][p]]
+            for p in pes:
+                if not working[p] and self.done[PE][p] < self.done[TILE][p]:
+                    visit = self.queues[p][self.done[PE][p]]
                     working[p] = True
                     busy[p] += visit.tokens
                     heapq.heappush(events, (max(now, self.ready(visit)) + visit.tokens, order, PE, p))
                     order += 1
         return Outcome(now, ends, busy)
 
-    def _may(self, kind: int, pe: int, queues: list[list[Visit]], stage: list[list[int]]) -> bool:
-        """Whether the next visit of a PE has passed the server before and finds room behind this one."""
-        done = stage[kind][pe]
-        if done == len(queues[pe]):
+    def _next(self, steps: tuple[int, ...]) -> tuple[int, int] | None:
+        """The step and the PE that a free server turns to."""
+        for step in steps:
+            waiting = [p for p in range(len(self.queues)) if self._may(step, p)]
+            if waiting:
+                return step, max(waiting, key=lambda p: len(self.queues[p]) - self.done[step][p])
+        return None
+
+    def _may(self, step: int, pe: int) -> bool:
+        """Whether the next visit of a PE has passed the step before and finds room behind this one."""
+        done = self.done[step][pe]
+        if done == len(self.queues[pe]) or (step > CORE and done == self.done[step - 1][pe]):
             return False
-        if kind == CORE:
-            return True
-        room = self._staged if kind == DMA else SLOTS
-        return done < stage[kind - 1][pe] and done < stage[kind + 1 if kind == DMA else PE][pe] + room
-
-    @property
-    def _staged(self) -> int:
-        """Tiles that await one PE in half of the global buffer."""
         tile = self.machine.out * self.machine.in_ * self.product.width
-        return max(self.machine.half_buffer_bytes // (tile * self.machine.pes), 1)
+        staged = max(self.machine.half_buffer_bytes // (tile * self.machine.pes), 1)
+        room = {DMA: self.done[TILE][pe] + staged, TILE: self.done[PE][pe] + SLOTS}
+        return done < room.get(step, len(self.queues[pe]))
 
-    def _cycles(self, kind: int, visit: Visit) -> float:
+    def _cycles(self, step: int, pe: int, now: float) -> float:
         machine, product = self.machine, self.product
-        if kind == CORE:
+        visit = self.queues[pe][self.done[step][pe]]
+        if step == CORE:
             block = 0.0 if product.heads else machine.cycles_per_block
             return block + machine.cycles_per_row * visit.dispatched
-        if kind == DMA:
-            return visit.dram_bytes / machine.dram_bytes_per_cycle
-        moved = machine.out * machine.in_ * product.width + visit.tokens * machine.in_ * product.width
-        return moved / machine.port_bytes_per_cycle
+        if step == DMA:
+            last = sum(self.done[DMA]) + 1 == sum(map(len, self.queues))
+            gaps = now - self.start - self.fetched
+            self.fetched += visit.dram_bytes / machine.dram_bytes_per_cycle
+            return visit.dram_bytes / machine.dram_bytes_per_cycle + last * max(self.beside / machine.dram_bytes_per_cycle - gaps, 0)
+        moved = machine.out * machine.in_ if step == TILE else visit.tokens * machine.in_
+        return moved * product.width / machine.port_bytes_per_cycle
+
+
+def server_of(step: int) -> int:
+    """Which server does a step."""
+    return next(server for server, steps in enumerate(SERVERS) if step in steps)
 
 
 def alone(product: Product, machine: Machine) -> Outcome:
-    """One product, its set-up first."""
+    """One product, its set-up first, in the fastest order: more groups of tokens are tried as long as they end it sooner."""
     if not any(product.tiles(machine)):
         return Outcome(0.0, {}, [0.0])
-    return Loop(product, machine, machine.cycles_per_layer).run()
+    return fastest(product, machine, machine.cycles_per_layer)
+
+
+def fastest(product: Product, machine: Machine, start: float, **ready: Callable[[Visit], float]) -> Outcome:
+    """The order that ends first; it stops to look where more groups of tokens end later."""
+    best: Outcome | None = None
+    tried = orders(product, machine)
+    for pair in zip(tried, tried, strict=False):
+        found = min((Loop(product, machine, start, *one, **ready).run() for one in set(pair)), key=lambda one: one.end)
+        if best is not None and found.end >= best.end:
+            break
+        best = found
+    assert best is not None
+    return best
 
 
 def serve(ready: dict[int, float], work: float, start: float) -> dict[int, float]:
@@ -234,13 +268,13 @@ def between(first: Product, passes: int, second: Product, machine: Machine) -> f
     if second.heads:
         end, done = through(first, passes, machine)
         begun = end + machine.cycles_per_layer
-        return max(Loop(second, machine, begun, ready=lambda visit: done[visit.row]).run().end, *done.values())
+        return max(fastest(second, machine, begun, ready=lambda visit: done[visit.row]).end, *done.values())
     setup = machine.cycles_per_layer if any(second.tiles(machine)) else 0.0
     started = []
     for pes in range(1, machine.pes + 1):
         end, done = through(first, passes, replace(machine, pes=pes))
         started.append(max(end + setup, *done.values()))
-    return Loop(second, machine, min(started)).run().end
+    return fastest(second, machine, min(started)).end
 
 
 def through(first: Product, passes: int, machine: Machine) -> tuple[float, dict[int, float]]:

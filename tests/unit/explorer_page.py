@@ -26,16 +26,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 @pytest.fixture(scope="module")
 def address(bench: Workbench) -> str:
-    """Where the page is served; the thread ends with the tests."""
-    told, ready = [], threading.Event()
-
-    def note(url: str) -> None:
-        told.append(url)
-        ready.set()
-
-    threading.Thread(target=serve, args=(bench, "127.0.0.1", 0, note), daemon=True).start()
-    assert ready.wait(WAIT_S)
-    return told[0]
+    return served(bench)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +50,19 @@ def browser(downloads: Path) -> Iterator[Any]:
     driver.quit()
 
 
+def served(bench: Workbench) -> str:
+    """Where the page of a workbench is served; the thread ends with the tests."""
+    told, ready = [], threading.Event()
+
+    def note(url: str) -> None:
+        told.append(url)
+        ready.set()
+
+    threading.Thread(target=serve, args=(bench, "127.0.0.1", 0, note), daemon=True).start()
+    assert ready.wait(WAIT_S)
+    return told[0]
+
+
 def until(browser: Any, condition: str, *given: object) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -67,7 +71,7 @@ def until(browser: Any, condition: str, *given: object) -> Any:
 
 def open_page(browser: Any, url: str) -> None:
     browser.get(url)
-    until(browser, "document.querySelectorAll('#pareto .tracefront').length && document.querySelector('#totals').children.length")
+    until(browser, "document.querySelectorAll('#pareto .tracefront').length && document.querySelector('#numbers').children.length")
 
 
 def thumb(browser: Any, name: str) -> Any:

@@ -126,7 +126,7 @@ def test_roofline_dots_lie_where_their_sums_say(bench: Workbench, state: State) 
     assert dot.macs_per_byte == pytest.approx(qkv.executed_macs.sum() / qkv.dram_bytes.sum())
     assert dot.macs_per_s == pytest.approx(qkv.executed_macs.sum() / (qkv.latency_s - qkv.gap_s).sum())
     uids = [trace["uid"] for trace in figures.roofline(bench.answer(state))["data"]]
-    assert {"peak", "bandwidth", "dense", "role-qkv"} <= set(uids)
+    assert {"peak", "bandwidth", "dense", "now"} <= set(uids)
 
 
 def test_the_front_of_the_grid_is_not_beaten(bench: Workbench, state: State) -> None:

@@ -42,16 +42,28 @@ class Jobs:
         job, never make the longest share longer.
         """
         if not self.rows:
-            turns = -(-self.count // pes)
-            tied = float(self.count - pes * (turns - 1)) if self.count else 0.0
-            last = (Finish(self.tiles * turns, tied),) if turns > 1 else ()
-            return Share(self.tiles * turns, tied, self.tiles, (Finish(self.tiles, float(self.count)), *last))
-        ends = _scheduled(self.rows, pes)
-        return Share(float(ends[-1]), float(ends.count(ends[-1])), float(ends[0]), _corners(ends))
+            return self._alike(pes)
+        ends, supplies = _scheduled(self.rows, pes)
+        return Share(float(ends[-1]), float(np.sum(ends == ends[-1])), float(ends[0]), _corners(ends), _corners(supplies))
+
+    def _alike(self, pes: int) -> Share:
+        """Turns of jobs that end together; the last one may leave PEs idle, and those without a job in it are served last."""
+        turns = -(-self.count // pes)
+        tied = self.count - pes * (turns - 1) if self.count else 0
+        together = [(tied, tied, self.count)]
+        if turns > 1:
+            together += [(tied + pes, pes, self.count - tied), (self.count, pes, pes)]
+        supplies = []
+        for brought, group, left in together:
+            tiles = self.tiles * brought
+            supplies += [Finish(tiles - max(group - 1, 0), float(left)), Finish(tiles, float(min(left - group + 1, left)))]
+        last = (Finish(self.tiles * turns, float(tied)),) if turns > 1 else ()
+        finishes = Finish(self.tiles, float(self.count)), *last
+        return Share(self.tiles * turns, float(tied), self.tiles, finishes, tuple(supplies))
 
 
 class Finish(NamedTuple):
-    """A job that ends: tiles that its PE has done by then, and jobs that end with it or later."""
+    """A job that ends: tiles done (or brought) by then, and jobs that end with it or later."""
 
     tiles: float
     left: float
@@ -59,47 +71,66 @@ class Finish(NamedTuple):
 
 class Share(NamedTuple):
     """Tiles of the longest share, jobs that end with it, tiles of the job that is finished first, and the jobs whose end may
-    settle when a function that follows them one by one is done.
+    settle when a function that follows them one by one is done: ``finishes`` where PEs never wait, ``supplies`` by the tiles that
+    all PEs together have been brought by then.
     """
 
     longest: float
     tied: float
     first: float
     finishes: tuple[Finish, ...]
+    supplies: tuple[Finish, ...]
 
 
 class Narrower(NamedTuple):
-    """:class:`Share` of several products on the same number of PEs: (n,), and ``finishes`` corner by corner."""
+    """:class:`Share` of several products on the same number of PEs: (n,), and ``finishes``, ``supplies`` corner by corner."""
 
     longest: FloatArray
     tied: FloatArray
     finishes: tuple[tuple[FloatArray, FloatArray], ...]
+    supplies: tuple[tuple[FloatArray, FloatArray], ...]
 
     @classmethod
     def of(cls, shares: Sequence[Share]) -> Narrower:
-        """A product with fewer corners than another repeats its last one."""
-        most = max(len(one.finishes) for one in shares)
-        padded = [one.finishes + one.finishes[-1:] * (most - len(one.finishes)) for one in shares]
-        corners = np.array(padded, dtype=np.float64).reshape(len(shares), most, 2)
-        finishes = tuple((corners[:, corner, 0], corners[:, corner, 1]) for corner in range(most))
-        return cls(np.array([one.longest for one in shares]), np.array([one.tied for one in shares]), finishes)
+        """The shares side by side."""
+        longest, tied = (np.array([one[place] for one in shares]) for place in (0, 1))
+        return cls(longest, tied, _side_by_side([one.finishes for one in shares]), _side_by_side([one.supplies for one in shares]))
 
 
-def _scheduled(rows: Sequence[int], pes: int) -> list[int]:
-    """Tiles that the PE of each job has done when the job ends, under list scheduling; ascending."""
-    shares = [0] * max(min(pes, len(rows)), 1)
-    ends = []
+def _side_by_side(found: Sequence[tuple[Finish, ...]]) -> tuple[tuple[FloatArray, FloatArray], ...]:
+    """Corner by corner; a product with fewer corners than another repeats its last one."""
+    most = max(map(len, found))
+    padded = [corners + corners[-1:] * (most - len(corners)) for corners in found]
+    columns = np.array(padded, dtype=np.float64).reshape(len(found), most, 2)
+    return tuple((columns[:, corner, 0], columns[:, corner, 1]) for corner in range(most))
+
+
+def _scheduled(rows: Sequence[int], pes: int) -> tuple[FloatArray, FloatArray]:
+    """Tiles that the PE of each job has done when the job ends, under list scheduling, and tiles brought to all PEs by then.
+
+    Suppliers serve the PE with the most tiles left, of several the first. Both ascending.
+    """
+    shares = [(0, pe) for pe in range(max(min(pes, len(rows)), 1))]
+    ends, owners = [], []
     for tiles in rows:
-        ends.append(shares[0] + tiles)
-        heapq.heapreplace(shares, ends[-1])
-    return sorted(ends)
+        done, pe = shares[0]
+        ends.append(done + tiles)
+        owners.append(pe)
+        heapq.heapreplace(shares, (ends[-1], pe))
+    loads = np.zeros(len(shares))
+    loads[owners] = ends
+    behind = loads[owners] - ends
+    longer = loads > behind[:, None]
+    brought = np.maximum(loads - behind[:, None], 0).sum(axis=1)
+    later = longer.sum(axis=1) - np.cumsum(longer, axis=1)[np.arange(len(rows)), owners]
+    return np.sort(np.array(ends, dtype=np.float64)), np.sort(brought - later)
 
 
-def _corners(ends: Sequence[int]) -> tuple[Finish, ...]:
+def _corners(ends: FloatArray) -> tuple[Finish, ...]:
     """Upper convex hull of all finishes: whatever a tile and a job's function take, the latest sum of both is at one of them."""
     hull: list[Finish] = []
-    for tiles in sorted(set(ends)):
-        new = Finish(float(tiles), float(len(ends) - ends.index(tiles)))
+    tiles, firsts = np.unique(ends, return_index=True)
+    for new in map(Finish, tiles.tolist(), (len(ends) - firsts.astype(np.float64)).tolist()):
         while len(hull) > 1 and _is_below(hull[-1], hull[-2], new):
             hull.pop()
         hull.append(new)

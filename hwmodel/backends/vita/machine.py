@@ -9,9 +9,10 @@ import numpy as np
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Options, TextArray, Workload
 from hwmodel.backends.vita.balance import Jobs, Shares, jobs_of
 from hwmodel.backends.vita.energy import Energy, energy
-from hwmodel.backends.vita.memory import streams
+from hwmodel.backends.vita.memory import demand_of, streams
 from hwmodel.backends.vita.parameters import Design, ProcessingElement, VitaParameters
-from hwmodel.backends.vita.timing import ProductTime, Work, exposed_cycles, product_time, special_passes
+from hwmodel.backends.vita.schedule import Pipeline, Work, fastest_order
+from hwmodel.backends.vita.timing import ProductTime, exposed_cycles, product_time, special_passes
 from hwmodel.backends.vita.units import Units, units_of
 
 _NO_JOBS = Jobs(0.0, 0)
@@ -70,15 +71,19 @@ class Prepared:
         longest, tied, first = self.shares.on(design.pes)
         first = np.where(self.shares.count < self.all_jobs, 0.0, first)
         narrower = self.shares.narrower(design.pes, self.units.after[self.units.paired])
-        work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first, narrower)
+        work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first)
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
         alive = ~own.constant & (~product | (work.tiles > 0))
-        moved = streams(own, design, work.tiles, np.ceil(work.rows / design.pes), alive)
-        products = product_time(own, work, moved, design)
+        demand = demand_of(own, design, work.tiles, np.ceil(work.rows / design.pes), alive)
+        pipeline = Pipeline.of(own, work, demand, design)
+        cycles_per_byte = np.asarray(parameters.clock_hz) / parameters.dram_bytes_per_s
+        passes, beside = fastest_order(pipeline, demand, cycles_per_byte)
+        moved = streams(demand, work.tiles, passes, beside)
+        products = product_time(pipeline, work, moved, beside, design)
         busy = functions / parameters.sfu_elements_per_cycle
-        transfer = moved.dram_bytes / parameters.dram_bytes_per_s * parameters.clock_hz
-        exposed = exposed_cycles(self.units, work, products, busy, transfer)
+        transfer = moved.dram_bytes * cycles_per_byte
+        exposed = exposed_cycles(self.units, narrower, work, products, busy, transfer)
         cycles = np.where(product, products.setup + products.running, exposed)
         executed = work.tiles * own.m * pe.macs
         leaking = options.scope == "board"

@@ -15,6 +15,33 @@ SUM_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
+class Demand:
+    """What each unit needs to be moved, whatever the order of its loops; (n,) or (designs, n).
+
+    Parameters
+    ----------
+    tile_bytes : weights (or keys, values) of one tile
+    slice_bytes : inputs of one tile, all tokens
+    fetch_bytes : DRAM bytes of one tile; 0 where the right operand is an activation
+    weight_bytes : DRAM bytes of all kept weights, read once per group of tokens
+    read_bytes, written_bytes : activations that come from and go to DRAM
+    groups : groups of tokens that the buffer of a PE asks for
+    small_groups : those that half of the global buffer asks for too, where inputs are past it
+    turns : rows of blocks that the busiest PE works on one after the other
+    """
+
+    tile_bytes: FloatArray
+    slice_bytes: FloatArray
+    fetch_bytes: FloatArray
+    weight_bytes: FloatArray
+    read_bytes: FloatArray
+    written_bytes: FloatArray
+    groups: FloatArray
+    small_groups: FloatArray
+    turns: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class Streams:
     """Bytes and passes of each unit; (n,) or (designs, n).
 
@@ -23,25 +50,21 @@ class Streams:
     passes : groups of tokens in which a product runs; its kept tiles visit the PEs once per group
     visits : tiles that visit a PE, all groups together
     visit_bytes : weights (or keys, values) and inputs that a PE takes from the global buffer for one visit
-    fetch_bytes : DRAM bytes of weights for one visit; 0 where the right operand is an activation
     dram_bytes : all DRAM bytes, activations that leave the chip included
     """
 
     passes: FloatArray
     visits: FloatArray
     visit_bytes: FloatArray
-    fetch_bytes: FloatArray
     dram_bytes: FloatArray
 
 
-def streams(workload: Workload, design: Design, tiles: FloatArray, turns: FloatArray, alive: BoolArray) -> Streams:
-    """Traffic of every unit.
+def demand_of(workload: Workload, design: Design, tiles: FloatArray, turns: FloatArray, alive: BoolArray) -> Demand:
+    """What every unit needs.
 
     One half of the global buffer holds activations, the other the tiles that wait for a PE. A tensor of activations stays on
     the chip where one image head (or one whole layer) of it fits its half, else it is read and written in DRAM. Weights are
-    read once per group of tokens: as many tokens as a PE's buffer has room for. Where the input does not fit its half, the
-    loops are ordered for less traffic: either groups are as small as that half asks for, or inputs are read again for each
-    turn of rows over the PEs.
+    read once per group of tokens: as many tokens as a PE's buffer has room for, or fewer.
 
     Parameters
     ----------
@@ -59,18 +82,32 @@ def streams(workload: Workload, design: Design, tiles: FloatArray, turns: FloatA
     product = workload.family == "product"
     weight_width = np.where(workload.parameter, workload.weight_element_bytes, width)
     tile_bytes = np.where(product, pe.macs * weight_width, 0.0)
-    passes = _passes(workload, design, tile_bytes, half, product & (tiles > 0))
+    groups = _groups(workload, design, tile_bytes, half, product & (tiles > 0))
     whole = np.maximum(np.ceil(workload.n / pe.out) * np.ceil(workload.k / pe.in_) * workload.batch, 1)
     stored = workload.weight_elements * workload.weight_element_bytes
     kept = alive * stored * np.where(workload.parameter, np.minimum(tiles / whole, 1.0), 1.0)
     read, written = (alive * moved for moved in spilled_bytes(workload, half))
-    smaller = np.where(product, np.maximum(passes, np.ceil(workload.m * workload.k * width / half)), 1.0)
+    asked = np.minimum(np.ceil(workload.m * workload.k * width / half), np.maximum(workload.m, 1))
+    return Demand(
+        tile_bytes=tile_bytes,
+        slice_bytes=workload.m * pe.in_ * width,
+        fetch_bytes=np.where(product & workload.parameter, stored / whole, 0.0),
+        weight_bytes=kept,
+        read_bytes=read,
+        written_bytes=written,
+        groups=groups,
+        small_groups=np.where(product, np.maximum(groups, asked), 1.0),
+        turns=np.maximum(turns, 1),
+    )
+
+
+def streams(demand: Demand, tiles: FloatArray, passes: FloatArray, beside_bytes: FloatArray) -> Streams:
+    """Traffic in so many groups of tokens, with so many bytes of activations to and from DRAM."""
     return Streams(
         passes=passes,
         visits=tiles * passes,
-        visit_bytes=tile_bytes + workload.m / passes * pe.in_ * width,
-        fetch_bytes=np.where(product & workload.parameter, stored / whole, 0.0),
-        dram_bytes=np.minimum(kept * smaller + read, kept * passes + read * np.maximum(turns, 1)) + written,
+        visit_bytes=demand.tile_bytes + demand.slice_bytes / passes,
+        dram_bytes=demand.weight_bytes * passes + beside_bytes,
     )
 
 
@@ -82,7 +119,7 @@ def spilled_bytes(workload: Workload, half: FloatArray) -> tuple[FloatArray, Flo
     return np.where(read / pieces > half, read, 0.0), np.where(written / pieces > half, written, 0.0)
 
 
-def _passes(workload: Workload, design: Design, tile_bytes: FloatArray, half: FloatArray, products: BoolArray) -> FloatArray:
+def _groups(workload: Workload, design: Design, tile_bytes: FloatArray, half: FloatArray, products: BoolArray) -> FloatArray:
     """Groups of tokens of each product, as even as can be.
 
     A PE holds two tiles (one in use, one arriving) and per token its partial sums and two slices of input.
@@ -93,8 +130,8 @@ def _passes(workload: Workload, design: Design, tile_bytes: FloatArray, half: Fl
     _check(2 * tile_bytes, products, half, "half of buffer_bytes", pe)
     at_once = np.maximum(np.floor((np.asarray(parameters.pe_buffer_bytes) - 2 * tile_bytes) / token_bytes), 1.0)
     groups = np.clip(np.ceil(workload.m / at_once), 1, np.maximum(workload.m, 1))
-    passes: FloatArray = np.where(products, groups, 1.0)
-    return passes
+    least: FloatArray = np.where(products, groups, 1.0)
+    return least
 
 
 def _check(needed: FloatArray, products: BoolArray, given: Number | FloatArray, field: str, pe: ProcessingElement) -> None:

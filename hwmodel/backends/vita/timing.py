@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, Workl
 from hwmodel.backends.vita.balance import Narrower
 from hwmodel.backends.vita.memory import Streams
 from hwmodel.backends.vita.parameters import Design
+from hwmodel.backends.vita.schedule import Pipeline, Work, largest
 from hwmodel.backends.vita.units import NOBODY, Units
 
 _PASSES = {"softmax": 2, "log_softmax": 2, "layernorm": 2, "rmsnorm": 2, "groupnorm": 2, "l2norm": 2}
@@ -52,40 +53,19 @@ def special_passes(workload: Workload) -> IntArray:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """What the PEs have to do for each product; (n,) or (designs, n).
-
-    ``tiles`` and ``rows`` hold work (a head of attention is a row), of ``all_rows``, on ``pes`` PEs; ``longest`` is the largest
-    share of tiles of one PE, ``tied`` PEs have as much, ``first`` tiles has the row that is finished first: none where a row is
-    empty, for its outputs are there from the start. ``narrower`` holds the shares of the products that feed a function beside
-    the next one, on 1, 2, 3, ... PEs up to the most that any design has.
-    """
-
-    tiles: FloatArray
-    rows: IntArray
-    all_rows: IntArray
-    pes: Number
-    longest: FloatArray
-    tied: FloatArray
-    first: FloatArray
-    narrower: Sequence[Narrower]
-
-
-@dataclass(frozen=True, eq=False)
 class ProductTime:
     """Cycles of each product: ``setup`` before anything runs, then ``running``; ``starved`` where PEs wait for a supplier.
 
-    ``filling`` of the running cycles pass before the first PE works, ``first`` until a first row (or head) is finished; DRAM
-    is busy in ``transfer`` of them. Suppliers alone would take ``supplied`` cycles, the slowest ``interval`` for each visit.
+    ``first`` of the running cycles pass until a first row (or head) is finished; DRAM is busy in ``transfer`` of them.
+    ``passes`` groups of tokens run one after the other.
     """
 
+    pipeline: Pipeline
+    passes: FloatArray
     setup: FloatArray
     running: FloatArray
-    filling: FloatArray
     first: FloatArray
     transfer: FloatArray
-    interval: FloatArray
-    supplied: FloatArray
     starved: BoolArray
 
     @property
@@ -95,14 +75,12 @@ class ProductTime:
         return cycles
 
 
-def product_time(workload: Workload, work: Work, moved: Streams, design: Design) -> ProductTime:
+def product_time(pipeline: Pipeline, work: Work, moved: Streams, beside_bytes: FloatArray, design: Design) -> ProductTime:
     """Cycles of products whose tiles stream through double buffers.
 
-    Four servers work in a pipeline on every tile: the core reads its index, the DMA brings it from DRAM, the port of the
-    global buffer hands it to a PE with its input, the PE multiplies it with its tokens. The set-up of a layer hands every PE
-    its first row; later rows cost the core their dispatch. The core reads the block lists ahead, so every server can serve
-    first the PE with the most blocks left. With a cycles of the slowest of the first three and c of arithmetic per visit, the
-    last PE then ends after
+    The set-up of a layer hands every PE its first row; later rows cost the core their dispatch. The core reads the block lists
+    ahead, so every server can serve first the PE with the most blocks left. With a cycles of the slowest supplier and c of
+    arithmetic per visit, the last PE then ends after
 
         fill + max over v of [a * (visits that have v - 1 others or more behind them on their PE) + c * v]
 
@@ -115,43 +93,25 @@ def product_time(workload: Workload, work: Work, moved: Streams, design: Design)
     the next one are not fetched early.
     """
     parameters = design.parameters
-    bytes_per_cycle = parameters.dram_bytes_per_s / np.asarray(parameters.clock_hz)
+    cycles_per_byte = np.asarray(parameters.clock_hz) / parameters.dram_bytes_per_s
     alive = work.tiles > 0
-    fetch = moved.fetch_bytes / bytes_per_cycle
-    port = moved.visit_bytes / parameters.buffer_bytes_per_cycle
-    block = np.where(workload.parameter, parameters.cycles_per_block, 0.0)
-    later_rows = np.maximum(work.rows - design.pes, 0)
-    filling = block + fetch + port
-    transfer = np.where(alive, moved.dram_bytes / bytes_per_cycle, 0.0)
-    supplied = _largest(
-        filling - fetch + transfer,
-        filling - port + moved.visits * port,
-        filling - block + moved.visits * block + later_rows * parameters.cycles_per_row,
-    )
-    tokens = workload.m / moved.passes
-    starved = supplied + tokens
-    worked = filling + np.maximum(work.tied - 1, 0) * _largest(fetch, port, block) + work.longest * workload.m
+    worked, starved = pipeline.worked, pipeline.starved(moved.passes, beside_bytes * cycles_per_byte)
     running = np.where(alive, np.maximum(worked, starved), 0.0)
+    first = pipeline.filling + work.first * pipeline.tokens
     return ProductTime(
+        pipeline=pipeline,
+        passes=moved.passes,
         setup=np.where(alive, parameters.cycles_per_layer, 0.0),
         running=running,
-        filling=np.where(alive, filling, 0.0),
-        first=np.where(work.first > 0, np.minimum(filling + work.first * workload.m, running), 0.0),
-        transfer=transfer,
-        interval=np.where(alive, (supplied - filling) / np.maximum(moved.visits, 1), 0.0),
-        supplied=np.where(alive, starved, 0.0),
+        first=np.where(work.first > 0, np.minimum(first, running), 0.0),
+        transfer=np.where(alive, moved.dram_bytes * cycles_per_byte, 0.0),
         starved=alive & (starved > worked),
     )
 
 
-def _largest(*terms: FloatArray) -> FloatArray:
-    most = terms[0]
-    for term in terms[1:]:
-        most = np.maximum(most, term)
-    return most
-
-
-def exposed_cycles(units: Units, work: Work, products: ProductTime, busy: FloatArray, transfer: FloatArray) -> FloatArray:
+def exposed_cycles(  # noqa: PLR0917
+    units: Units, narrower: Sequence[Narrower], work: Work, products: ProductTime, busy: FloatArray, transfer: FloatArray
+) -> FloatArray:
     """Cycles that each special function adds to what the products beside it take; all of its own where it stands alone.
 
     Between products A and B it takes A's rows as they are finished, and B begins when it is done, for a row of a weight reads
@@ -160,53 +120,58 @@ def exposed_cycles(units: Units, work: Work, products: ProductTime, busy: FloatA
 
     Parameters
     ----------
+    narrower : shares of the products that feed a function beside the next one, on 1, 2, 3, ... PEs up to the most of any design
     busy, transfer : cycles of the special-function unit and of DRAM, by unit
     """
     own = np.maximum(busy, transfer)
     after = units.after
     idle = products.running - products.transfer
     beside = np.where(
-        after == NOBODY, own, _largest(own - products.running[..., after], transfer - idle[..., after], np.zeros_like(own))
+        after == NOBODY, own, largest(own - products.running[..., after], transfer - idle[..., after], np.zeros_like(own))
     )
     if len(units.paired):
-        late = _late(units, work, products, own, transfer)
+        late = _late(units, narrower, work, products, own, transfer)
         beside = np.broadcast_to(beside, (*late.shape[:-1], len(units))).copy()
         beside[..., units.paired] = late
     return beside
 
 
-def _late(units: Units, work: Work, products: ProductTime, own: FloatArray, transfer: FloatArray) -> FloatArray:
+def _late(  # noqa: PLR0917
+    units: Units, narrower: Sequence[Narrower], work: Work, products: ProductTime, own: FloatArray, transfer: FloatArray
+) -> FloatArray:
     """Cycles by which functions between two products delay the second, beyond its set-up; (paired,) or (designs, paired)."""
     own, transfer = own[..., units.paired], transfer[..., units.paired]
     first, second = units.after[units.paired], units.before[units.paired]
     heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
     beside_heads = _beside_heads(work, products, own, first, second) - products.running[..., second]
-    begun = _begun(units, work, products, own, first, products.setup[..., second])
+    begun = _begun(units, narrower, work, products, own, products.setup[..., second])
     done = np.where(heads, beside_heads, begun)
     ready = products.running[..., first] + products.setup[..., second]
-    return _largest(done - ready, products.transfer[..., first] + transfer - ready, np.zeros_like(done))
+    return largest(done - ready, products.transfer[..., first] + transfer - ready, np.zeros_like(done))
 
 
 def _begun(  # noqa: PLR0917
-    units: Units, work: Work, products: ProductTime, own: FloatArray, first: IntArray, setup: FloatArray
+    units: Units, narrower: Sequence[Narrower], work: Work, products: ProductTime, own: FloatArray, setup: FloatArray
 ) -> FloatArray:
     """When the second product may begin: cycles from the end of the first one's set-up.
 
     It is set up after the first and waits for the function of each of its rows, first come first served. That works without a
     pause from the end of some row on: the latest of ``end of the row + functions of all rows that end with it or later``. Rows
-    without a kept block are there from the start. Where a supplier is the bound, PEs end their last rows one interval of the
-    supplier after the other, and their functions queue: the core then shares the product among fewer PEs if that is earlier.
+    without a kept block are there from the start. A row ends when its PE has worked off all tiles so far, and not before the
+    slowest supplier has brought them. It may be earlier to share the product among fewer PEs, and the core then does.
     """
+    first = units.after[units.paired]
+    pipeline, groups = products.pipeline.take(first), products.passes[..., first]
     each = own / np.maximum(work.all_rows, 1)[first]
-    together = np.maximum(each - products.interval[..., first], 0.0)
-    filling, supplied, tokens = products.filling[..., first], products.supplied[..., first], units.workload.m[first]
     earliest = np.full(np.broadcast_shapes(own.shape, (*np.shape(work.pes)[:-1], 1)), np.inf)
-    for pes, one in enumerate(work.narrower, 1):
-        worked = filling + np.maximum(one.tied - 1, 0) * products.interval[..., first] + one.longest * tokens
-        others = np.minimum(pes, np.maximum(work.rows[first], 1)) - 1
-        done = _largest(own, np.maximum(worked, supplied) + np.maximum(each, setup), supplied + each + others * together)
+    running = products.running[..., first]
+    for pes, one in enumerate(narrower, 1):
+        worked = replace(pipeline, tied=one.tied, longest=one.longest).worked
+        done = np.maximum(own, np.maximum(worked, running) + np.maximum(each, setup))
         for tiles, left in one.finishes:
-            done = np.maximum(done, filling + tiles * tokens + left * each)
+            done = np.maximum(done, pipeline.filling + tiles * pipeline.tokens + left * each)
+        for tiles, left in one.supplies:
+            done = np.maximum(done, pipeline.supplied(tiles, groups) + left * each)
         earliest = np.where(pes <= work.pes, np.minimum(earliest, done), earliest)
     return np.where(work.tiles[first] > 0, earliest, own)
 
@@ -220,4 +185,4 @@ def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: Int
     running = products.running[..., second]
     ready, last = products.first[..., first], products.first[..., second]
     turn = own * np.divide(work.tied, work.rows, out=np.zeros_like(work.tied), where=work.rows > 0)[..., first]
-    return _largest(ready + own + last, products.running[..., first] + turn + last, ready + turn + running)
+    return largest(ready + own + last, products.running[..., first] + turn + last, ready + turn + running)

@@ -1,0 +1,125 @@
+"""What an allocation has to reach, as one value: budgets, bounds, the solver, and when the loop is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hwmodel.allocation.budgets import Budget, limits
+from hwmodel.allocation.costs import Machine, Quantity, flop_cost
+from hwmodel.allocation.curve_layers import RATIOS, BlockCurve, layers_of
+from hwmodel.allocation.layers import Layer
+from hwmodel.allocation.problem import Allocation, Cost, Limit, Problem
+from hwmodel.allocation.solve import SOLVERS, solve
+from hwmodel.errors import HwmodelError, UnknownNameError
+from hwmodel.ir.masks import Shape
+from hwmodel.ir.trace import Trace
+
+CostsOfDevice = Mapping[Quantity, Cost]
+_COUNTED = frozenset({"flops", "flops-total"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What the pruned model may cost, and how that is reached.
+
+    Parameters
+    ----------
+    budgets : all of them hold; of several devices each one, or their mean by ``weights``
+    solver, settings : by name, with its own keyword arguments (see :func:`hwmodel.allocation.solve.solve`)
+    floor, cap : smallest and largest fraction of blocks that a layer keeps, for all or by glob
+    whole_units : rank by whole skip units too where a budget is on a machine that skips coarser than a block
+    ratios : pruning ratios per layer at most; None takes every count of blocks
+    tolerance : part by which promised and delivered costs may differ
+    rounds : of pruning, saving, reading back and comparing, at most
+
+    Raises
+    ------
+    HwmodelError
+        No budget, an unknown solver, a tolerance or a number of rounds that makes no sense.
+    """
+
+    budgets: tuple[Budget, ...]
+    solver: str = "lagrangian"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    floor: Mapping[str, float] | float | None = None
+    cap: Mapping[str, float] | float | None = None
+    weights: tuple[float, ...] | None = None
+    whole_units: bool = True
+    ratios: int | None = RATIOS
+    tolerance: float = 0.01
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.budgets:
+            raise HwmodelError("an allocation needs a budget, for example flops=0.5 or latency=2ms")
+        if self.solver not in SOLVERS:
+            raise UnknownNameError("solver", self.solver, SOLVERS)
+        if not 0 < self.tolerance < 1 or self.rounds < 1 or (self.ratios is not None and self.ratios < 2):
+            raise HwmodelError(
+                f"tolerance {self.tolerance:g}, rounds {self.rounds}, ratios {self.ratios}: expected in (0, 1), >= 1, >= 2"
+            )
+
+    @classmethod
+    def of(cls, budget: str | Budget | Sequence[str | Budget], **options: Any) -> Goal:
+        """A goal with budgets in the user's words: "flops=0.5", ["latency=2ms", "energy=60%"]."""
+        asked = [budget] if isinstance(budget, str | Budget) else list(budget)
+        return cls(budgets=tuple(Budget.parse(one) if isinstance(one, str) else one for one in asked), **options)
+
+    @property
+    def on_machines(self) -> bool:
+        """Whether a budget is on what a device says, rather than counted."""
+        return any(budget.quantity not in _COUNTED for budget in self.budgets)
+
+    @property
+    def told(self) -> str:
+        """The budgets in the user's words."""
+        return ", ".join(map(str, self.budgets))
+
+    def counted_from(self, origin: Trace) -> Goal:
+        """The same goal with shares of FLOPs told as numbers of them, for use on a model that lost some already."""
+
+        def fixed(budget: Budget) -> Budget:
+            if not budget.share or budget.quantity not in _COUNTED:
+                return budget
+            return replace(budget, value=budget.value * flop_cost((), origin, total=budget.quantity == "flops-total").dense, share=False)
+
+        return replace(self, budgets=tuple(map(fixed, self.budgets)))
+
+    def layers(self, curves: Mapping[str, BlockCurve], trace: Trace, machines: Sequence[Machine]) -> tuple[Layer, ...]:
+        """The layers with the rankings that this goal can use."""
+        aware = self.whole_units and self.on_machines and self.solver != "paper"
+        units: list[Shape] = [unit for machine in machines if (unit := machine.skip_unit) is not None] if aware else []
+        return layers_of(curves, trace, units=units, ratios=self.ratios)
+
+    def limits(self, layers: Sequence[Layer], trace: Trace, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
+        """What all budgets together stand for.
+
+        Raises
+        ------
+        HwmodelError
+            A budget that needs a device where none is given.
+        """
+        return tuple(
+            limit for budget in self.budgets for limit in limits(budget, layers, trace=trace, costs=costs, weights=self._weights(budget))
+        )
+
+    def device_limits(self, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
+        """The limits on what devices say, of costs without choices: is a finished model within budget?"""
+        asked = [budget for budget in self.budgets if budget.quantity not in _COUNTED]
+        return tuple(limit for budget in asked for limit in limits(budget, (), costs=costs, weights=self.weights))
+
+    def _weights(self, budget: Budget) -> tuple[float, ...] | None:
+        return None if budget.quantity in _COUNTED else self.weights
+
+    def solved(self, layers: tuple[Layer, ...], trace: Trace, costs: Sequence[CostsOfDevice]) -> Allocation:
+        """The choice with least distortion that keeps the budgets.
+
+        Raises
+        ------
+        InfeasibleError
+            Budgets that no choice meets; the message says what can be reached.
+        """
+        problem = Problem(layers=layers, limits=self.limits(layers, trace, costs), floor=self.floor, cap=self.cap)
+        return solve(problem, self.solver, **self.settings)

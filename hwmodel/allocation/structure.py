@@ -1,0 +1,58 @@
+"""Which heads and tokens of a model stay: made real on its modules, and told as the rules of a recipe."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwmodel.extraction.whatif.found_recipes import recipe_of
+from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.ir.trace import Trace
+from hwmodel.pruning.heads import remove_heads
+from hwmodel.pruning.live_models import LiveModel
+from hwmodel.pruning.tokens import topk_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What stays of a model beside weight blocks.
+
+    Parameters
+    ----------
+    heads : encoder block to the indices of the heads that stay; blocks that are not named keep all of theirs
+    tokens : encoder block to the part of the patch tokens present that stays behind its attention
+    """
+
+    heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    tokens: Mapping[int, float] = field(default_factory=dict)
+
+    def of(self, live: LiveModel) -> LiveModel:
+        """A model with this structure and the weights of ``live``."""
+        narrowed = self._narrowed(live)
+        if not self.tokens:
+            return narrowed
+        return narrowed.holding(topk_tokens(narrowed.module, self.tokens), same_structure=False)
+
+    def _narrowed(self, live: LiveModel) -> LiveModel:
+        return live.holding(remove_heads(live.module, self.heads), same_structure=True) if self.heads else live
+
+    def recipe(self, live: LiveModel, published: Trace, pruned: Trace, *, source: str) -> Recipe:
+        """The recipe from the published dense model to the pruned one.
+
+        Parameters
+        ----------
+        live : the model with this structure
+        pruned : its trace with masks
+        """
+        size = live.image_size if isinstance(live.image_size, int) else None
+        if not self.tokens:
+            return recipe_of(pruned, published, source=source, image_size=size)
+        masks = tuple(
+            LayerRule.model_validate({"match": (glob.escape(operator.name),), "mask": operator.mask})
+            for operator in pruned.operators
+            if operator.mask is not None
+        )
+        heads = tuple(EncoderRule(blocks=str(block), heads=kept) for block, kept in sorted(self.heads.items()))
+        tokens = tuple(EncoderRule(blocks=str(block), keep=keep, select="attention") for block, keep in sorted(self.tokens.items()))
+        return Recipe(model=published.model, source=source, image_size=size, layers=masks, encoder=heads + tokens)

@@ -1,0 +1,148 @@
+"""Block projections caught by hooks while one ordinary backward pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hwmodel.errors import HwmodelError
+from hwmodel.ir.masks import grid_shape
+from hwmodel.pruning.weight_layers import WeightLayer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Capture:
+    """Hooks on layers that add up, during each backward pass, weight times gradient over every block, image by image.
+
+    ``found`` holds (images, blocks) for each layer that the gradient has reached since :meth:`start`; a layer that is called more
+    than once adds up its calls. ``inputs`` are those held for the backward pass, ``rows`` what each layer was given for an image.
+    """
+
+    def __init__(self, layers: Sequence[WeightLayer], chunk_bytes: int) -> None:
+        self._layers = layers
+        self._chunk_bytes = chunk_bytes
+        self._images = 0
+        self.found: dict[str, Tensor] = {}
+        self.rows: dict[str, int] = {}
+        self.inputs: list[Tensor] = []
+
+    @contextmanager
+    def hooked(self) -> Iterator[Capture]:
+        """While the hooks are in place."""
+        hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self._layers]
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def start(self, images: int) -> None:
+        """Forget what was found, ahead of a forward pass of ``images``."""
+        self._images = images
+        self.found, self.rows, self.inputs = {}, {}, []
+
+    def taken(self) -> dict[str, Tensor]:
+        """What one backward pass has found; the next one starts anew."""
+        found, self.found = self.found, {}
+        return found
+
+    def _hook(self, layer: WeightLayer) -> Any:
+        def caught(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            given, weight = inputs[0].detach(), layer.weight()
+            version = given._version
+            self.rows[layer.name] = self.rows.get(layer.name, 0) + layer.output_rows(output).shape[:-1].numel() // self._images
+            self.inputs.append(given)
+            if not output.requires_grad:  # nothing before this layer needs a gradient
+                output.requires_grad_()
+
+            def project(gradient: Tensor) -> None:
+                if given._version != version:
+                    raise HwmodelError(f"{layer.name}: its input is changed in place later in the forward pass, and so is lost")
+                self._add(layer, given, gradient, weight)
+
+            output.register_hook(project)
+
+        return caught
+
+    def _add(self, layer: WeightLayer, given: Tensor, gradient: Tensor, weight: Tensor) -> None:
+        inputs, outputs = (self._by_image(layer, rows) for rows in (layer.input_rows(given), layer.output_rows(gradient.detach())))
+        found = block_products(inputs, outputs, weight, layer, self._chunk_bytes)
+        self.found[layer.name] = self.found[layer.name] + found if layer.name in self.found else found
+
+    def _by_image(self, layer: WeightLayer, rows: Tensor) -> Tensor:
+        """(images, rows of one, features) of (images, ..., features), or of (images * windows, ..., features)."""
+        if rows.numel() % (self._images * rows.shape[-1]):
+            raise HwmodelError(
+                f"{layer.name}: its {rows.shape[:-1].numel()} rows are not those of {self._images} images, each as many"
+            )
+        return rows.reshape(self._images, -1, rows.shape[-1])
+
+
+def block_products(inputs: Tensor, outputs: Tensor, weight: Tensor, layer: WeightLayer, chunk_bytes: int) -> Tensor:
+    """(images, blocks) sum over each block of weight times gradient.
+
+    Parameters
+    ----------
+    inputs : (images, rows, in) what the weight multiplies
+    outputs : (images, rows, out) gradient of what comes out
+    weight : (out, in)
+    chunk_bytes : memory to work in; at least one image is taken at a time
+
+    Notes
+    -----
+    p[n, b] = sum over (o, j) in b of W[o, j] G_n[o, j], G_n = outputs_n' inputs_n. Where an image has fewer rows than a block has
+    inputs (a head on the class token), products of the inputs with each block column are smaller than G_n and no G_n is formed.
+    """
+    import torch
+
+    grid = grid_shape(layer.shape, layer.finest)
+    inputs, outputs, weight = (
+        _padded(inputs, layer.finest[1], -1), _padded(outputs, layer.finest[0], -1), _padded(weight, layer.finest[0], 0)
+    )  # fmt: skip
+    weight = _padded(weight, layer.finest[1], 1)
+    form = _by_columns if inputs.shape[1] < layer.finest[1] else _by_gradient
+    step = max(1, chunk_bytes // work_bytes(layer, inputs.shape[1]))
+    found = [form(inputs[at : at + step], outputs[at : at + step], weight, grid) for at in range(0, len(inputs), step)]
+    return torch.cat(found).flatten(1)
+
+
+def work_bytes(layer: WeightLayer, rows: int) -> int:
+    """Bytes that the products of one image take beside its inputs and outputs."""
+    grid = grid_shape(layer.shape, layer.finest)
+    out, depth = (count * side for count, side in zip(grid, layer.finest, strict=True))
+    elements = rows * out * grid[1] if rows < layer.finest[1] else out * depth + grid[0] * depth
+    return 4 * elements
+
+
+def _by_gradient(inputs: Tensor, outputs: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(images, block rows, block columns) by way of each image's weight gradient."""
+    import torch
+
+    products = torch.bmm(outputs.transpose(1, 2), inputs)
+    products *= weight
+    by_row = products.unflatten(1, (grid[0], -1)).sum(2)
+    return by_row.unflatten(2, (grid[1], -1)).sum(3)
+
+
+def _by_columns(inputs: Tensor, outputs: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(images, block rows, block columns) by way of what each block column adds to the outputs."""
+    import torch
+
+    parts = torch.einsum("ntcj,ocj->ntoc", inputs.unflatten(2, (grid[1], -1)), weight.unflatten(1, (grid[1], -1)))
+    parts *= outputs.unsqueeze(-1)
+    return parts.sum(1).unflatten(1, (grid[0], -1)).sum(2)
+
+
+def _padded(values: Tensor, size: int, dim: int) -> Tensor:
+    """``values`` in 32-bit with zeros up to a multiple of ``size`` along one axis."""
+    missing = -values.shape[dim] % size
+    values = values.float()
+    if not missing:
+        return values
+    import torch
+
+    shape = [missing if axis == dim % values.dim() else length for axis, length in enumerate(values.shape)]
+    return torch.cat([values, values.new_zeros(shape)], dim)

@@ -1,0 +1,396 @@
+"""Block projections of live models against weight gradients that torch computes image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from token_models import IMAGES, small_vit
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize, prune
+
+import hwmodel as hw
+from hwmodel.errors import HwmodelError
+from hwmodel.pruning.projected import Projections
+from hwmodel.pruning.projections import projections
+from hwmodel.pruning.tokens import merge_tokens, threshold_tokens, topk_tokens
+
+LABELS = torch.tensor([0, 4, 2])
+
+
+def block_sums(values: np.ndarray[Any, Any], block: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Sums over blocks, one by one; those at the edges are cropped."""
+    rows, cols = range(0, values.shape[0], block[0]), range(0, values.shape[1], block[1])
+    return np.array([[values[r : r + block[0], c : c + block[1]].sum() for c in cols] for r in rows]).ravel()
+
+
+def by_autograd(
+    model: nn.Module, images: Tensor, objective: Callable[[Tensor, int], Tensor], block: tuple[int, int]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """(images, blocks) weight times gradient, from one backward pass for each image alone."""
+    model.eval()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    rows: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in layers}
+    for place, image in enumerate(images):
+        weights = [layer.weight for layer in layers.values()]
+        gradients = torch.autograd.grad(objective(model(image[None]), place), weights, allow_unused=True)
+        for name, weight, gradient in zip(layers, weights, gradients, strict=True):
+            product = torch.zeros_like(weight) if gradient is None else weight * gradient
+            rows[name].append(block_sums(product.detach().double().flatten(1).numpy(), block))
+    return {name: np.array(found) for name, found in rows.items()}
+
+
+def assert_equal(found: Projections, expected: dict[str, np.ndarray[Any, Any]], rel: float = 2e-5) -> None:
+    assert {layer.name for layer in found} == set(expected)
+    for layer in found:
+        np.testing.assert_allclose(layer.p, expected[layer.name], rtol=0, atol=rel * np.abs(expected[layer.name]).max(), err_msg=layer.name)
+
+
+def first_logit(outputs: Tensor, _labels: Tensor | None) -> Tensor:
+    return outputs[:, 0]
+
+
+def of_loss(outputs: Tensor, place: int) -> Tensor:
+    return cross_entropy(outputs, LABELS[place : place + 1])
+
+
+@pytest.mark.parametrize("block", [(4, 4), (4, 2), (5, 7), (1, 32)])
+def test_projections_of_losses(block: tuple[int, int]) -> None:
+    model = small_vit()
+    found = projections(model, [(IMAGES, LABELS)], kind="loss", finest=block)
+    assert_equal(found, by_autograd(model, IMAGES, of_loss, block))
+    assert found.samples == 3 and found.left_out == {}
+
+
+def test_random_combinations_of_outputs_are_seeded_by_image() -> None:
+    model = small_vit()
+    found = projections(model, [IMAGES], probes=2, seed=7, finest=(4, 4))
+    for probe in range(2):
+        drawn = [np.random.default_rng([7, place]).standard_normal((2, 5), dtype=np.float32)[probe] for place in range(3)]
+
+        def combined(outputs: Tensor, place: int, drawn: list[Any] = drawn) -> Tensor:
+            return (outputs[0] * torch.tensor(drawn[place])).sum()
+
+        expected = by_autograd(model, IMAGES, combined, (4, 4))
+        for layer in found:
+            scale = np.abs(expected[layer.name]).max()
+            np.testing.assert_allclose(layer.p[probe::2], expected[layer.name], rtol=0, atol=2e-5 * scale, err_msg=layer.name)
+
+
+@pytest.mark.parametrize("reduced", [lambda model: topk_tokens(model, {1: 0.5}, fused=True), lambda model: merge_tokens(model, 3)])
+def test_models_that_drop_or_merge_tokens(reduced: Callable[[nn.Module], nn.Module]) -> None:
+    model = reduced(small_vit())
+    found = projections(model, [IMAGES], kind="loss", loss=first_logit, finest=(4, 4))
+    assert_equal(found, by_autograd(model, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4)))
+
+
+def test_token_counts_that_depend_on_the_image_are_those_of_the_image_alone() -> None:
+    model = threshold_tokens(small_vit(), {0: 1.0, 2: 1.0})
+    found = projections(model, [IMAGES], kind="loss", loss=first_logit, finest=(4, 4))
+    assert_equal(found, by_autograd(model, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4)))
+    assert found.made_by["images_per_pass"] == "1"
+
+
+def test_windows_and_patch_merging() -> None:
+    """A Swin: rows of a linear are windows times tokens, and its patches come from a convolution of stride 4."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    torch.manual_seed(0)
+    model = SwinTransformer(img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 2), num_classes=5)
+    found = projections(model, [IMAGES], kind="loss", loss=first_logit, finest=(4, 4))
+    expected = by_autograd(model, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4))
+    assert_equal(found, expected)
+    assert any("downsample" in name for name in expected)
+
+
+def test_names_are_those_of_the_trace() -> None:
+    model = small_vit()
+    traced = {operator.name: (operator.n, operator.k) for operator in hw.trace(model, example=IMAGES[:1]).operators}
+    found = projections(model, [IMAGES])
+    assert {layer.name: layer.shape for layer in found}.items() <= traced.items()
+    assert len(found) == 18
+
+
+def test_layers_without_a_trace_of_gradients_elsewhere_keep_theirs() -> None:
+    """Frozen weights are projected like others, no gradient is left behind, and the model stays in its mode."""
+    model, free = small_vit(), small_vit()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.train()
+    found, expected = projections(model, [IMAGES]), projections(free, [IMAGES])
+    for layer, other in zip(found, expected, strict=True):
+        assert np.array_equal(layer.p, other.p)
+    assert model.training and all(parameter.grad is None for parameter in free.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(6, 6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.shared(torch.tanh(self.shared(x)))))
+        return found
+
+
+def test_a_layer_that_is_called_twice_adds_up_its_calls() -> None:
+    torch.manual_seed(0)
+    model, inputs = Twice(), torch.randn(4, 6)
+    found = projections(model, [inputs], kind="loss", loss=first_logit, finest=(2, 3))
+    assert_equal(found, by_autograd(model, inputs, lambda outputs, _place: outputs[0, 0], (2, 3)))
+
+
+def test_masked_layers_are_projected_as_they_compute() -> None:
+    class Half(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight * (torch.arange(weight.shape[0]) % 2).unsqueeze(1)
+
+    model = small_vit()
+    prune.random_unstructured(model.blocks[0].mlp.fc1, "weight", 0.5)
+    parametrize.register_parametrization(model.blocks[1].mlp.fc1, "weight", Half())
+    dense = small_vit()
+    with torch.no_grad():
+        for number in (0, 1):
+            dense.blocks[number].mlp.fc1.weight.copy_(model.blocks[number].mlp.fc1.weight)
+    options: Any = {"kind": "loss", "loss": first_logit, "finest": (1, 32), "layers": ["blocks.[01].*"]}
+    found, expected = projections(model, [IMAGES], **options), projections(dense, [IMAGES], **options)
+    for layer, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(layer.p, other.p, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(found["blocks.1.mlp.fc1"].kept, np.arange(128) % 2 == 1)
+
+
+def test_sixteen_bit_weights() -> None:
+    model = small_vit()
+    expected = projections(model, [IMAGES], kind="loss", loss=first_logit)
+    found = projections(small_vit().bfloat16(), [IMAGES.bfloat16()], kind="loss", loss=first_logit)
+    for layer, exact in zip(found, expected, strict=True):
+        assert np.corrcoef(layer.p.ravel(), exact.p.ravel())[0, 1] > 0.98, layer.name
+
+
+# Batches, memory, files
+
+
+def test_batches_and_memory_do_not_change_what_is_found() -> None:
+    model = small_vit()
+    whole = projections(model, [IMAGES], probes=2)
+    apart = projections(model, IMAGES.split(1), probes=2)
+    tight = projections(model, [IMAGES], probes=2, memory_bytes=int(1.2 * 2**20))
+    assert tight.made_by["images_per_pass"] == "1" != whole.made_by["images_per_pass"]
+    for layer, other, split in zip(whole, apart, tight, strict=True):
+        np.testing.assert_allclose(layer.p, other.p, rtol=0, atol=1e-5 * np.abs(layer.p).max())
+        assert np.array_equal(other.p, split.p)
+
+
+def test_one_image_that_does_not_fit() -> None:
+    with pytest.raises(HwmodelError, match=r"one image takes .* MiB beside the model, memory_bytes allows 0 MiB"):
+        projections(small_vit(), [IMAGES], memory_bytes=100_000)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(images: Tensor, after: int) -> Any:
+    for place, batch in enumerate(images.split(2)):
+        if place == after:
+            raise Interrupted
+        yield batch
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, cut: int) -> None:
+    images = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    path, whole = tmp_path / "run.projections", tmp_path / "whole.projections"
+    expected = projections(small_vit(), images.split(2), resume=whole)
+    with pytest.raises(Interrupted):
+        projections(small_vit(), interrupted(images, 2), resume=path)
+    assert Projections.load(path).samples == 4
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])  # a machine that stopped while it wrote
+    seen: list[int] = []
+    found = projections(small_vit(), images.split(2), resume=path, progress=seen.append)
+    assert path.read_bytes() == whole.read_bytes()
+    assert seen == [2, 4, 6, 7] and found.samples == expected.samples == 7
+    assert all(np.array_equal(layer.p, other.p) for layer, other in zip(found, expected, strict=True))
+    assert projections(small_vit(), images[:4].split(2), resume=path).samples == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"finest": (8, 8), "layers": ["blocks.*"]}, "layers differs"),
+        ({"probes": 2}, "probes was 1, is 2"),
+        ({"memory_bytes": int(1.2 * 2**20)}, "images_per_pass was '8', is '1'"),
+    ],
+)
+def test_files_of_another_run_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    path = tmp_path / "run.projections"
+    projections(small_vit(), [IMAGES], resume=path)
+    before = path.read_bytes()
+    with pytest.raises(HwmodelError, match=message):
+        projections(small_vit(), [IMAGES], resume=path, **changed)
+    with pytest.raises(HwmodelError, match="projections of other images"):
+        projections(small_vit(), [IMAGES + 1], resume=path)
+    model = small_vit()
+    torch.nn.init.ones_(model.head.bias)
+    with pytest.raises(HwmodelError, match="weights was '"):
+        projections(model, [IMAGES], resume=path)
+    assert path.read_bytes() == before
+
+
+def test_saved_projections_load_back_equal(tmp_path: Path) -> None:
+    found = projections(small_vit(), [IMAGES], probes=2, resume=tmp_path / "run.projections")
+    found.save(tmp_path / "saved.projections")
+    assert (tmp_path / "saved.projections").read_bytes() == (tmp_path / "run.projections").read_bytes()
+    loaded = Projections.load(tmp_path / "saved.projections")
+    assert (loaded.kind, loaded.probes, loaded.seed, loaded.made_by) == (found.kind, 2, 0, found.made_by)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"{}\n", b'{"format": "hwmodel-projections", "schema_version": 9}\n'])
+def test_other_files_are_no_projections(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    with pytest.raises(HwmodelError, match="is not a file of projections"):
+        Projections.load(path)
+    with pytest.raises(HwmodelError, match="is not a file of projections"):
+        projections(small_vit(), [IMAGES], resume=path)
+    assert path.read_bytes() == content
+
+
+# What is refused
+
+
+def test_batch_statistics_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
+    with pytest.raises(HwmodelError, match=r"batch 0 \(from image 0\): 0: images of a batch are not independent"):
+        projections(model, [torch.randn(6, 4)], finest=(2, 2))
+
+
+def test_batch_norm_with_running_statistics_is_as_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train(), torch.randn(6, 4)
+    before = model[1].running_mean.clone()
+    found = projections(model, [inputs], finest=(2, 2), kind="loss", loss=first_logit)
+    assert model.training and torch.equal(model[1].running_mean, before)
+    assert_equal(found, by_autograd(model, inputs, lambda outputs, _place: outputs[0, 0], (2, 2)))
+
+
+def test_images_that_are_not_the_first_axis_are_refused() -> None:
+    class TokensFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.transpose(0, 1)).transpose(0, 1).sum(1)  # type: ignore[no-any-return]
+
+    with pytest.raises(HwmodelError, match="layer: images of a batch are not independent"):
+        projections(TokensFirst(), [torch.randn(6, 5, 4)], finest=(2, 2))
+
+
+def test_weights_that_two_layers_share_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[2].weight = model[0].weight
+    with pytest.raises(HwmodelError, match=r"0: shares its weight with '2', so that the two cannot be pruned apart"):
+        projections(model, [torch.randn(2, 4)], finest=(2, 2), layers=["0"])
+    found = projections(model, [torch.randn(2, 4)], finest=(2, 2))
+    assert [layer.name for layer in found] == ["3"] and set(found.left_out) == {"0", "2"}
+
+
+def test_an_input_changed_in_place_is_refused() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            found = self.second(hidden)
+            hidden += 1
+            return found + hidden  # type: ignore[no-any-return]
+
+    with pytest.raises(HwmodelError, match="second: its input is changed in place"):
+        projections(InPlace(), [torch.randn(2, 4)], finest=(2, 2))
+
+
+def test_layers_that_cannot_be_projected_are_named() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, stride=2)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.stem(x).flatten(2).transpose(1, 2)
+            return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))  # type: ignore[no-any-return]
+
+    found = projections(Attending(), [IMAGES], finest=(1, 2))
+    assert [layer.name for layer in found] == ["head"]
+    assert found.left_out["stem"].startswith("a convolution whose windows overlap")
+    assert found.left_out["attention.out_proj"].startswith("is not called in the forward pass")
+    for name in ("stem", "attention.out_proj"):
+        with pytest.raises(HwmodelError, match=f"{name}: "):
+            projections(Attending(), [IMAGES], finest=(1, 2), layers=[name])
+
+
+def infinite(outputs: Tensor, _labels: Tensor | None) -> Tensor:
+    return outputs[:, 0] / 0
+
+
+def steep(outputs: Tensor, _labels: Tensor | None) -> Tensor:
+    """Finite, with a gradient that is not."""
+    return (outputs[:, 0] - outputs[:, 0].detach()).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ([], {}, "there are no images"),
+        ([IMAGES[:, :1]], {}, r"batch 0 \(from image 0\): the forward pass fails: .*channels"),
+        ([IMAGES, (IMAGES * torch.nan)], {}, r"batch 1 \(from image 3\): the output of image 0 of them is not finite"),
+        ([IMAGES], {"kind": "loss"}, "the cross-entropy needs labels"),
+        ([(IMAGES, LABELS[:2])], {"kind": "loss"}, "batch 0: has 3 images and 2 labels"),
+        ([(IMAGES, LABELS + 9)], {"kind": "loss"}, "the loss fails: Target 9 is out of bounds"),
+        ([IMAGES], {"kind": "loss", "loss": infinite}, "the loss of image 0 of them is not finite"),
+        ([IMAGES], {"kind": "loss", "loss": steep}, r"batch 0 .*: (patch_embed.proj|head): a gradient is not finite"),
+        ([IMAGES], {"kind": "loss", "loss": lambda outputs, _labels: outputs.mean()}, "expected one value for each of"),
+        ([IMAGES], {"kind": "loss", "probes": 2}, "probes is 2"),
+        ([IMAGES], {"kind": "fisher"}, "unknown kind 'fisher'"),
+        ([IMAGES], {"layers": ["blocks.9.*"]}, r"unknown layer 'blocks.9.\*'"),
+        ([IMAGES], {"finest": (64, 64)}, r"patch_embed.proj: a finest block of 64x64 does not fit a weight of 32x192"),
+        ([IMAGES], {"finest": (0, 4)}, "two positive whole numbers"),
+        (["image.png"], {}, "batch 0: expected a tensor of images, or images and labels, found str"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, given: list[Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(HwmodelError, match=message) as caught:
+        projections(small_vit(), given, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_computed_before_a_failure_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.projections"
+    bad = IMAGES.clone()
+    bad[1] = torch.nan
+    with pytest.raises(HwmodelError, match=r"batch 1 .*not finite; the 3 images before are kept in .*run.projections"):
+        projections(small_vit(), [IMAGES, bad], resume=path)
+    assert Projections.load(path).samples == 3
+    found = projections(small_vit(), [IMAGES, IMAGES + 1], resume=path)
+    assert found.samples == 6
+
+
+def test_weights_that_are_not_finite() -> None:
+    model = small_vit()
+    with torch.no_grad():
+        model.blocks[2].mlp.fc1.weight[3, 3] = torch.nan
+    with pytest.raises(HwmodelError, match="blocks.2.mlp.fc1: its weight holds values that are not finite"):
+        projections(model, [IMAGES])

@@ -90,8 +90,11 @@ def digits(seed: int) -> tuple[Labelled, Labelled]:
     return labelled(parts[0], parts[2]), labelled(parts[1], parts[3])
 
 
-def build(seed: int, variant: Variant = "plain") -> nn.Module:
-    """The untrained model: 114 778 parameters; "tok" keeps 16, 9, 5 and 2 patch tokens in its four blocks."""
+def build(seed: int, variant: Variant = "plain", *, widen: int = 1) -> nn.Module:
+    """The untrained model: 114 778 parameters; "tok" keeps 16, 9, 5 and 2 patch tokens in its four blocks.
+
+    ``widen`` makes every layer so many times as wide, to price what a wider model with the same masks would cost.
+    """
     import torch
 
     from hwmodel.extraction.torchvision_repair import import_torchvision
@@ -105,7 +108,7 @@ def build(seed: int, variant: Variant = "plain") -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = VisionTransformer(
-            img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=48, depth=4, num_heads=4, weight_init="jax"
+            img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=48 * widen, depth=4, num_heads=4, weight_init="jax"
         )
     keep = {block: TOKENS[block] / TOKENS[block - 1] for block in range(1, len(TOKENS))}
     return plain if variant == "plain" else topk_tokens(plain, keep)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from hwmodel.allocation.costs import QUANTITIES, Machine, Quantity, matched
 from hwmodel.allocation.layers import FloatArray, IntArray, Layer
 from hwmodel.allocation.problem import Cost
 from hwmodel.backends.estimates import Estimate
-from hwmodel.ir.masks import BlockMask, Mask
+from hwmodel.ir.masks import Mask
 
 
 def costs_around(machine: Machine, layers: Sequence[Layer], points: IntArray, now: Estimate) -> dict[Quantity, Cost]:
@@ -27,32 +26,25 @@ def costs_around(machine: Machine, layers: Sequence[Layer], points: IntArray, no
     now : the device's estimate of the model that came of it
     """
     rows = matched(layers, machine.dense.trace)
-    present = {operator.name: operator.mask for operator in now.trace.operators if operator.mask is not None}
+    present: dict[str, Mask] = {operator.name: operator.mask for operator in now.trace.operators if operator.mask is not None}
     curves: dict[Quantity, list[FloatArray]] = {name: [np.empty(len(layer.pruned)) for layer in layers] for name in QUANTITIES}
     for first in (0, 1):
-        _fill(curves, machine, layers, range(first, len(layers), 2), rows, present)
+        moved = range(first, len(layers), 2)
+        names = {layers[number].name for number in moved}
+        still = {name: mask for name, mask in present.items() if name not in names}
+        for point in range(max((len(layers[number].pruned) for number in moved), default=0)):
+            here = [number for number in moved if point < len(layers[number].pruned)]
+            costs = machine.price(still | _masks([layers[number] for number in here], point))
+            for name in QUANTITIES:
+                column: FloatArray = getattr(costs, name)
+                for number in here:
+                    curves[name][number][point] = column[rows[number]]
     return {name: _anchored(name, found, machine, points, now) for name, found in curves.items()}
 
 
-def _fill(
-    curves: Mapping[Quantity, list[FloatArray]],
-    machine: Machine,
-    layers: Sequence[Layer],
-    moved: range,
-    rows: Sequence[int],
-    present: Mapping[str, Mask],
-) -> None:
-    """The curves of the layers in ``moved``, the others at their present masks."""
-    names = {layers[number].name for number in moved}
-    still = {name: mask for name, mask in present.items() if name not in names}
-    for point in range(max((len(layers[number].pruned) for number in moved), default=0)):
-        here = [number for number in moved if point < len(layers[number].pruned)]
-        masks: dict[str, BlockMask] = {layers[number].name: layers[number].mask(point) for number in here if layers[number].pruned[point]}
-        costs = machine.price(still | masks)
-        for name in QUANTITIES:
-            column: Any = getattr(costs, name)
-            for number in here:
-                curves[name][number][point] = column[rows[number]]
+def _masks(layers: Sequence[Layer], point: int) -> dict[str, Mask]:
+    """Masks at a point of those layers that have lost a block there."""
+    return {layer.name: layer.mask(point) for layer in layers if layer.pruned[point]}
 
 
 def _anchored(name: Quantity, curves: Sequence[FloatArray], machine: Machine, points: IntArray, now: Estimate) -> Cost:

@@ -29,12 +29,14 @@ class Check:
     Parameters
     ----------
     name : "latency_s on vita/full", "flops of linear layers"
-    promised, delivered : in the unit of the name
+    unit : "s", "J" or "FLOP"
+    promised, delivered : in that unit
     dense : the unpruned model's
     source : where both come from, with their fidelity
     """
 
     name: str
+    unit: str
     promised: float
     delivered: float
     dense: float
@@ -120,7 +122,7 @@ def close(
     HwmodelError
         Curves, budgets or devices that do not fit each other.
     """
-    structure = live.structure()
+    structure = live.structure
     goal = goal if origin is None else goal.counted_from(origin)
     bench = _Bench(
         live=live, structure=structure, origin=origin or structure, pricers=tuple(pricers), goal=goal, checkpoint=checkpoint
@@ -170,7 +172,7 @@ class _Bench:
     def save(self, allocation: Allocation) -> None:
         """Write the weights with the pruned blocks zeroed."""
         pruned = apply_masks(self.live.module, allocation.masks)
-        self.live.holding(pruned, same_structure=True).save(self.checkpoint)
+        self.live.holding(pruned).save(self.checkpoint)
 
     def delivered(self, number: int, allocation: Allocation, tables: Sequence[CostsOfDevice]) -> Round:
         """Prune, save, read back and price."""
@@ -188,7 +190,7 @@ class _Bench:
             table = flop_cost(allocation.problem.layers, self.structure, total=total)
             found = flop_cost((), trace, total=total).rest
             yield Check(
-                name=table.name, promised=table.total(allocation.points), delivered=found,
+                name=table.name, unit="FLOP", promised=table.total(allocation.points), delivered=found,
                 dense=flop_cost((), self.origin, total=total).rest, source=table.source,
             )  # fmt: skip
 
@@ -198,8 +200,8 @@ def _priced(allocation: Allocation, tables: Sequence[CostsOfDevice], estimates: 
         for quantity in QUANTITIES:
             cost = table[quantity]
             yield Check(
-                name=cost.name, promised=cost.total(allocation.points), delivered=float(getattr(estimate, quantity)),
-                dense=cost.dense, source=cost.source,
+                name=cost.name, unit="s" if quantity == "latency_s" else "J", promised=cost.total(allocation.points),
+                delivered=float(getattr(estimate, quantity)), dense=cost.dense, source=cost.source,
             )  # fmt: skip
 
 

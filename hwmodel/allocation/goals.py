@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from hwmodel.allocation.budgets import Budget, limits
 from hwmodel.allocation.costs import Machine, Quantity, flop_cost
 from hwmodel.allocation.curve_layers import RATIOS, BlockCurve, layers_of
 from hwmodel.allocation.layers import Layer
+from hwmodel.allocation.menu import Menu
 from hwmodel.allocation.problem import Allocation, Cost, Limit, Problem
 from hwmodel.allocation.solve import SOLVERS, solve
 from hwmodel.errors import HwmodelError, UnknownNameError
-from hwmodel.ir.masks import Shape
+from hwmodel.ir.masks import Shape, grid_shape
+from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
 CostsOfDevice = Mapping[Quantity, Cost]
@@ -83,7 +87,9 @@ class Goal:
         def fixed(budget: Budget) -> Budget:
             if not budget.share or budget.quantity not in _COUNTED:
                 return budget
-            return replace(budget, value=budget.value * flop_cost((), origin, total=budget.quantity == "flops-total").dense, share=False)
+            return replace(
+                budget, value=budget.value * flop_cost((), origin, total=budget.quantity == "flops-total").dense, share=False
+            )
 
         return replace(self, budgets=tuple(map(fixed, self.budgets)))
 
@@ -102,13 +108,34 @@ class Goal:
             A budget that needs a device where none is given.
         """
         return tuple(
-            limit for budget in self.budgets for limit in limits(budget, layers, trace=trace, costs=costs, weights=self._weights(budget))
+            limit
+            for budget in self.budgets
+            for limit in limits(budget, layers, trace=trace, costs=costs, weights=self._weights(budget))
         )
 
     def device_limits(self, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
         """The limits on what devices say, of costs without choices: is a finished model within budget?"""
         asked = [budget for budget in self.budgets if budget.quantity not in _COUNTED]
         return tuple(limit for budget in asked for limit in limits(budget, (), costs=costs, weights=self.weights))
+
+    def check_reachable(self, trace: Trace, names: Sequence[str], block: Shape, machines: Sequence[Machine]) -> None:
+        """Refuse, before any sensitivity is made, bounds that fit no layer and a budget that one block per layer would not meet.
+
+        Raises
+        ------
+        InfeasibleError
+            The message says what can be reached. What floors leave is for the solver to say.
+        HwmodelError
+            A floor or cap outside [0, 1], or for a layer that is not there.
+        """
+        operators = [operator for operator in trace.operators if operator.name in set(names)]
+        layers = tuple(_unranked(operator, block) for operator in operators)
+        free = Limit(cost=flop_cost(layers), most=np.inf, asked="nothing")
+        Problem(layers=layers, limits=(free,), floor=self.floor, cap=self.cap)
+        if self.floor is None:
+            ends = tuple(_unranked(operator, block, ends=True) for operator in operators)
+            tables = [machine.costs(ends) for machine in machines]
+            Menu.of(Problem(layers=ends, limits=self.limits(ends, trace, tables)))
 
     def _weights(self, budget: Budget) -> tuple[float, ...] | None:
         return None if budget.quantity in _COUNTED else self.weights
@@ -123,3 +150,15 @@ class Goal:
         """
         problem = Problem(layers=layers, limits=self.limits(layers, trace, costs), floor=self.floor, cap=self.cap)
         return solve(problem, self.solver, **self.settings)
+
+
+def _unranked(operator: Operator, block: Shape, *, ends: bool = False) -> Layer:
+    """A layer without sensitivities; ``ends``: with two points alone, whole and down to one block."""
+    shape = operator.n, operator.k
+    out, depth = grid_shape(shape, block)
+    counts = np.arange(out * depth + 1)
+    counts = counts[[0, -2]] if ends and len(counts) > 2 else counts
+    return Layer.of(
+        operator.name, shape=shape, block=block, rows=operator.m, order=np.arange(out * depth), pruned=counts,
+        delta=np.zeros(len(counts)),
+    )  # fmt: skip

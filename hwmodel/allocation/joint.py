@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from hwmodel.allocation.closing import Closing, Pricer, Round, close
+from hwmodel.allocation.costs import Machine
 from hwmodel.allocation.goals import Goal
+from hwmodel.allocation.layers import FloatArray
+from hwmodel.allocation.savings import Present, Valuation, valuation
 from hwmodel.allocation.sensing import Sensing
 from hwmodel.allocation.structure import Structure
 from hwmodel.errors import HwmodelError
+from hwmodel.ir.masks import BoolArray
 from hwmodel.pruning.live_models import LiveModel
+from hwmodel.pruning.selection import select
 
 TURNS = 4
 
@@ -73,11 +81,89 @@ class Turn:
     closing: Closing
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chooser:
+    """Chooses heads and tokens by predicted harm over what they save in the model of the last turn.
+
+    Parameters
+    ----------
+    live : the model as it was given, of which sensitivities are
+    wishes : how much of "heads" and "tokens" stays; what is not named stays whole
+    value : the cost that the budgets are on
+    """
+
+    live: LiveModel
+    sensing: Sensing
+    wishes: Mapping[str, Wish]
+    value: Valuation
+
+    def choice(self, last: Turn | None) -> Structure:
+        """Heads and tokens that stay, priced around the last turn, or around the model as it was given."""
+        heads = self._heads(self.wishes["heads"], last) if "heads" in self.wishes else {}
+        tokens = self._tokens(self.wishes["tokens"], last) if "tokens" in self.wishes else {}
+        return Structure(heads=heads, tokens=tokens)
+
+    def _heads(self, wish: Wish, last: Turn | None) -> dict[int, tuple[int, ...]]:
+        scores = self._head_scores
+        saved = self._present(last).head_savings(self.value)
+        kept = kept_share(scores, saved, wish.keep) if wish.keep else select(scores, saved, wish.loss or 0.0).kept
+        total = (~np.isnan(scores)).sum(axis=1)
+        chosen = {block: tuple(map(int, np.flatnonzero(row))) for block, row in enumerate(kept)}
+        return {block: heads for block, heads in chosen.items() if 0 < len(heads) < total[block]}
+
+    def _tokens(self, wish: Wish, last: Turn | None) -> dict[int, float]:
+        depth = 1 + max(operator.block for operator in self.live.structure.operators if operator.block is not None)
+        stages = sorted({place for place in (depth // 4, depth // 2, 3 * depth // 4) if place <= depth - 2})
+        if not stages:
+            raise HwmodelError(
+                f"tokens: {self.live.title} has {depth} encoder blocks; tokens leave behind the first of at least two"
+            )
+        if wish.keep is not None:
+            return dict.fromkeys(stages, wish.keep) if wish.keep < 1 else {}
+        scores = self._token_scores
+        saved = self._present(last).token_savings(self.value, scores.shape[1])
+        behind = [stage + 1 for stage in stages]
+        counts = select(scores, saved, wish.loss or 0.0, lasting=True, blocks=behind).counts
+        return {stage: float(counts[stage + 1] / counts[stage]) for stage in stages if counts[stage + 1] < counts[stage]}
+
+    def _present(self, last: Turn | None) -> Present:
+        masks = {} if last is None else last.closing.chosen.allocation.masks
+        return Present(trace=self.live.structure, structure=Structure() if last is None else last.structure, masks=masks)
+
+    @cached_property
+    def _head_scores(self) -> FloatArray:
+        return self.sensing.head_scores(self.live).static
+
+    @cached_property
+    def _token_scores(self) -> FloatArray:
+        return self.sensing.token_scores(self.live).ranked
+
+
+def kept_share(scores: FloatArray, saved: FloatArray, keep: float) -> BoolArray:
+    """(blocks, units) which units stay where a share of all does: those of most harm per saved cost, one per block at least.
+
+    Parameters
+    ----------
+    scores : (blocks, units) predicted harm, NaN where there is no unit
+    saved : (blocks,) cost saved by one unit less
+    """
+    kept = ~np.isnan(scores)
+    going = int(kept.sum() * (1.0 - keep) + 1e-9)
+    price = np.where(kept, scores / np.maximum(saved, np.finfo(np.float64).tiny)[:, None], np.inf)
+    for place in np.argsort(price, axis=None, kind="stable").tolist():
+        block, unit = divmod(place, scores.shape[1])
+        if going and kept[block, unit] and kept[block].sum() > 1:
+            kept[block, unit] = False
+            going -= 1
+    return kept
+
+
 def settle(
     live: LiveModel,
     sensing: Sensing,
     pricers: Sequence[Pricer],
     goal: Goal,
+    *,
     wishes: Mapping[str, Wish],
     checkpoint: Path,
     tell: Callable[[Round], None],
@@ -89,9 +175,14 @@ def settle(
     the turns in their order, and whether the last one moved nothing any more
     """
     turns: list[Turn] = []
-    origin = live.structure() if wishes else None
+    origin = live.structure if wishes else None
+    if not wishes:
+        goal.check_reachable(
+            live.structure, sensing.chosen(live), sensing.block, [Machine(pricer(live.structure)) for pricer in pricers]
+        )
+    chooser = Chooser(live=live, sensing=sensing, wishes=wishes, value=valuation(goal, live.structure, pricers))
     for _ in range(TURNS):
-        structure = Structure()
+        structure = chooser.choice(turns[-1] if turns else None)
         if turns and structure == turns[-1].structure:
             return turns, True
         shaped = structure.of(live)

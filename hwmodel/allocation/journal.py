@@ -9,7 +9,7 @@ from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
-from hwmodel.allocation.closing import Pricer, Round
+from hwmodel.allocation.closing import Round
 from hwmodel.allocation.goals import Goal
 from hwmodel.allocation.joint import Turn, Wish
 from hwmodel.allocation.sensing import Sensing
@@ -60,7 +60,9 @@ def steps_of(
 def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
     structure = turn.structure
     heads = {str(block): list(kept) for block, kept in structure.heads.items()}
-    yield Step("structure", {"turn": number, "heads": heads, "tokens": {str(block): keep for block, keep in structure.tokens.items()}})
+    yield Step(
+        "structure", {"turn": number, "heads": heads, "tokens": {str(block): keep for block, keep in structure.tokens.items()}}
+    )
     for machine, told in zip(turn.closing.machines, turn.closing.departures, strict=True):
         yield Step("machine", {
             "turn": number, "device": machine.label, "skip_unit": machine.skip_unit, **_totals(machine.dense),

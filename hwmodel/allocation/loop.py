@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwmodel.extraction.models import ImageSize
+    from hwmodel.pruning.curves import Score
+    from hwmodel.pruning.distortion import Form
 
 Device = str | Path | Card | Pricer
 
@@ -47,8 +49,8 @@ def allocate(
     tokens: float | str | None = None,
     checkpoint: str | Path | None = None,
     samples: int = 64,
-    delta: str | None = None,
-    score: str | None = None,
+    delta: Form | None = None,
+    score: Score | None = None,
     probes: int = 1,
     seed: int = 0,
     batch: int = 1,
@@ -103,9 +105,7 @@ def allocate(
     asks = {"heads": Wish.of(heads, "heads"), "tokens": Wish.of(tokens, "tokens")}
     wishes = {name: wish for name, wish in asks.items() if wish is not None}
     tell = progress or (lambda _: None)
-    live = LiveModel.of(
-        model, checkpoint=checkpoint, batch=batch, image_size=image_size, dtype=dtype, example=example, seed=seed
-    )
+    live = LiveModel.of(model, checkpoint=checkpoint, batch=batch, image_size=image_size, dtype=dtype, example=example, seed=seed)
     calibration = calibration_of(images, live.module, samples, image_size=image_size, seed=seed)
     random = checkpoint is None and isinstance(model, str)
     sensing = Sensing(
@@ -113,8 +113,10 @@ def allocate(
         folder=_existing(folder), tell=tell,
     )  # fmt: skip
     with TemporaryDirectory(prefix="allocate-") as place:
-        checkpoint_file = Path(place) / "pruned.safetensors"
-        turns, settled = settle(live, sensing, pricers, asked, wishes, checkpoint_file, lambda one: tell(_said(one)))
+        turns, settled = settle(
+            live, sensing, pricers, asked,
+            wishes=wishes, checkpoint=Path(place) / "pruned.safetensors", tell=lambda one: tell(_said(one)),
+        )  # fmt: skip
     steps = tuple(steps_of(live, asked, sensing, wishes, turns, settled=settled))
     synthetic = random or calibration.synthetic
     return ClosedLoop(origin=live, goal=asked, turns=tuple(turns), settled=settled, synthetic=synthetic, steps=steps)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwmodel.allocation.closing import Check, Closing
 from hwmodel.allocation.goals import Goal
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ClosedLoop:
     """A model pruned to a budget, and what shows that it is.
 
@@ -45,6 +45,10 @@ class ClosedLoop:
     settled: bool
     synthetic: bool
     steps: tuple[Step, ...]
+
+    def __repr__(self) -> str:
+        state = "" if self.converged else ", not converged"
+        return f"<ClosedLoop of {self.origin.title} for {self.goal.told}: distortion {self.allocation.distortion:.4g}{state}>"
 
     @property
     def last(self) -> Turn:
@@ -111,6 +115,24 @@ class ClosedLoop:
             table[f"departure on {machine.label}"] = [one.largest for one in told]
         return table
 
+    def document(self) -> dict[str, Any]:
+        """Totals, checks and kept fractions as JSON knows them."""
+        allocation = self.allocation
+        return {
+            "model": self.origin.title, "budgets": [str(budget) for budget in self.goal.budgets], "solver": self.goal.solver,
+            "converged": self.converged, "turns": len(self.turns), "rounds": [len(turn.closing.rounds) for turn in self.turns],
+            "synthetic": self.synthetic, "distortion": allocation.distortion, "bound": allocation.bound,
+            "gap_to_least": allocation.gap,
+            "heads": {str(block): list(kept) for block, kept in self.last.structure.heads.items()},
+            "tokens": {str(block): keep for block, keep in self.last.structure.tokens.items()},
+            "costs": [asdict(check) | {"gap": check.gap} for check in self.checks],
+            "density": allocation.density,
+            "departure_from_eq_7": {
+                machine.label: {one.name: one.largest for one in told}
+                for machine, told in zip(self.closing.machines, self.closing.departures, strict=True)
+            },
+        }  # fmt: skip
+
     @property
     def log(self) -> str:
         """Every step as a line of JSON."""
@@ -127,7 +149,7 @@ class ClosedLoop:
         from hwmodel.extraction.whatif.recipe_files import save_recipe
 
         if weights is not None:
-            self.last.live.holding(self.module, same_structure=True).save(weights)
+            self.last.live.holding(self.module).save(weights)
         if log is not None:
             write_file(log, self.log)
         save_recipe(self.recipe, recipe)

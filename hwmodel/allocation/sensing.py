@@ -14,8 +14,11 @@ from hwmodel.allocation.curve_layers import BlockCurve, prunable
 from hwmodel.errors import HwmodelError, UnknownNameError
 from hwmodel.ir.masks import Shape
 from hwmodel.pruning.calibration_images import Calibration
+from hwmodel.pruning.curves import SCORES, Score
+from hwmodel.pruning.distortion import FORMS, Form
 from hwmodel.pruning.gates import HeadScores, TokenScores, head_scores, token_scores
 from hwmodel.pruning.live_models import LiveModel
+from hwmodel.pruning.projected import Kind
 from hwmodel.pruning.projections import projections
 
 _OF_OUTPUTS = frozenset({None, "gauss-newton", "magnitude"})
@@ -45,20 +48,23 @@ class Sensing:
     calibration: Calibration
     block: Shape
     layers: Sequence[str] | None = None
-    delta: str | None = None
-    score: str | None = None
+    delta: Form | None = None
+    score: Score | None = None
     probes: int = 1
     seed: int = 0
     folder: Path | None = None
     tell: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
+        for what, found, known in (("delta", self.delta, FORMS), ("score", self.score, SCORES)):
+            if found is not None and found not in known:
+                raise UnknownNameError(what, found, known)
         if self.kind == "loss" and self.calibration.labels is None:
             told = self.delta if self.delta not in _OF_OUTPUTS else self.score
             raise HwmodelError(f"{told!r} is of the loss, and the images have no labels; give a folder with a sub-folder per class")
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """Projections of random combinations of the outputs, or of the loss."""
         return "gauss-newton" if {self.delta, self.score} <= _OF_OUTPUTS else "loss"
 
@@ -70,7 +76,7 @@ class Sensing:
         HwmodelError
             A block larger than a layer, a layer glob without match, losses or gradients that are not finite.
         """
-        names = self._chosen(live)
+        names = self.chosen(live)
         total = len(self.calibration.images)
         found = projections(
             live.module, self.calibration.batches(), finest=self.block, kind=self.kind, probes=self.probes, layers=names,
@@ -91,9 +97,15 @@ class Sensing:
     def _labelled(self, live: LiveModel) -> list[Any]:
         return self.calibration.labelled(live.module).batches()
 
-    def _chosen(self, live: LiveModel) -> list[str]:
-        """Names of the layers that may lose blocks."""
-        structure = live.structure()
+    def chosen(self, live: LiveModel) -> list[str]:
+        """Names of the layers that may lose blocks.
+
+        Raises
+        ------
+        HwmodelError
+            A glob without match, or a block larger than a layer.
+        """
+        structure = live.structure
         if self.layers is None:
             names = list(prunable(structure))
         else:

@@ -27,15 +27,26 @@ class Structure:
     heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     tokens: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def head_rules(self) -> tuple[EncoderRule, ...]:
+        """The heads as rules of a recipe."""
+        return tuple(EncoderRule(blocks=str(block), heads=kept) for block, kept in sorted(self.heads.items()))
+
+    @property
+    def token_rules(self) -> tuple[EncoderRule, ...]:
+        """The tokens as rules of a recipe."""
+        return tuple(EncoderRule(blocks=str(block), keep=keep, select="attention") for block, keep in sorted(self.tokens.items()))
+
     def of(self, live: LiveModel) -> LiveModel:
         """A model with this structure and the weights of ``live``."""
-        narrowed = self._narrowed(live)
+        narrowed = self.narrowed(live)
         if not self.tokens:
             return narrowed
-        return narrowed.holding(topk_tokens(narrowed.module, self.tokens), same_structure=False)
+        return narrowed.holding(topk_tokens(narrowed.module, self.tokens), by_name=False)
 
-    def _narrowed(self, live: LiveModel) -> LiveModel:
-        return live.holding(remove_heads(live.module, self.heads), same_structure=True) if self.heads else live
+    def narrowed(self, live: LiveModel) -> LiveModel:
+        """A model with these heads and all tokens."""
+        return live.holding(remove_heads(live.module, self.heads)) if self.heads else live
 
     def recipe(self, live: LiveModel, published: Trace, pruned: Trace, *, source: str) -> Recipe:
         """The recipe from the published dense model to the pruned one.
@@ -53,6 +64,5 @@ class Structure:
             for operator in pruned.operators
             if operator.mask is not None
         )
-        heads = tuple(EncoderRule(blocks=str(block), heads=kept) for block, kept in sorted(self.heads.items()))
-        tokens = tuple(EncoderRule(blocks=str(block), keep=keep, select="attention") for block, keep in sorted(self.tokens.items()))
-        return Recipe(model=published.model, source=source, image_size=size, layers=masks, encoder=heads + tokens)
+        encoder = (*self.head_rules, *self.token_rules)
+        return Recipe(model=published.model, source=source, image_size=size, layers=masks, encoder=encoder)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hwmodel.cli.allocate import allocate
 from hwmodel.cli.calibrate import calibrate
 from hwmodel.cli.cost_table import cost_table
 from hwmodel.cli.devices import devices
@@ -59,6 +60,7 @@ app.command("explain")(explain)
 app.command("diff")(diff)
 app.command("timeline")(timeline)
 app.command("cost-table")(cost_table)
+app.command("allocate")(allocate)
 app.command("export-scalesim")(export_scalesim)
 app.command("explore")(explore)
 app.command("explore-ui")(explore_ui)

@@ -45,8 +45,8 @@ class Calibration:
     def batches(self, size: int = BATCH) -> list[Any]:
         """Batches of images, with labels where there are some."""
         if self.labels is None:
-            return list(self.images.split(size))
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
+            return _split(self.images, size)
+        return list(zip(_split(self.images, size), _split(self.labels, size), strict=True))
 
     def labelled(self, model: nn.Module) -> Calibration:
         """The same images with labels: the model's own first choice of each where nothing else says it."""
@@ -56,7 +56,7 @@ class Calibration:
             return self
         running = twin(model)
         with torch.no_grad():
-            chosen = [running(batch).argmax(dim=-1) for batch in self.images.split(BATCH)]
+            chosen = [running(batch).argmax(dim=-1) for batch in _split(self.images, BATCH)]
         return replace(self, labels=torch.cat(chosen), source=f"{self.source}, labelled by the model itself")
 
     def digest(self) -> str:
@@ -65,6 +65,10 @@ class Calibration:
         if self.labels is not None:
             found.update(self.labels.cpu().numpy().tobytes())
         return found.hexdigest()[:16]
+
+
+def _split(images: Any, size: int) -> list[torch.Tensor]:
+    return list(images.split(size))
 
 
 def calibration_of(
@@ -90,9 +94,12 @@ def calibration_of(
         return random_images(model, count, image_size=image_size, seed=seed)
     if isinstance(images, str | Path):
         return images_in(images, model, count, image_size=image_size, seed=seed)
-    pixels, labels = (images, None) if hasattr(images, "shape") else images
+    given: Any = images
+    pixels, labels = (given, None) if hasattr(given, "shape") else given
     if len(pixels) < 1 or (labels is not None and len(labels) != len(pixels)):
-        raise HwmodelError(f"found {len(pixels)} images and {'no' if labels is None else len(labels)} labels; expected as many of both")
+        raise HwmodelError(
+            f"found {len(pixels)} images and {'no' if labels is None else len(labels)} labels; expected as many of both"
+        )
     return Calibration(images=pixels, labels=labels, source=f"{len(pixels)} images handed over")
 
 
@@ -106,7 +113,9 @@ def random_images(model: nn.Module, count: int, *, image_size: ImageSize | None 
     return Calibration(images=images, labels=None, source=f"{count} random images, seed {seed}", synthetic=True)
 
 
-def images_in(folder: str | Path, model: nn.Module, count: int, *, image_size: ImageSize | None = None, seed: int = 0) -> Calibration:
+def images_in(
+    folder: str | Path, model: nn.Module, count: int, *, image_size: ImageSize | None = None, seed: int = 0
+) -> Calibration:
     """``count`` images of a folder, resized, cropped and normalised as timm evaluates the model; the same for a seed.
 
     Sub-folders are classes, numbered in the order of their names (as ImageNet's are); images beside them, or without any,
@@ -126,7 +135,9 @@ def images_in(folder: str | Path, model: nn.Module, count: int, *, image_size: I
         images = torch.stack([prepare(reading(path)) for path, _ in chosen])
     labels = [label for _, label in chosen]
     known = None if None in labels else torch.tensor(labels)
-    return Calibration(images=images, labels=known, source=f"{len(chosen)} of {len(files)} images of {Path(folder).name}, seed {seed}")
+    return Calibration(
+        images=images, labels=known, source=f"{len(chosen)} of {len(files)} images of {Path(folder).name}, seed {seed}"
+    )
 
 
 def _image_files(folder: Path) -> list[tuple[Path, int | None]]:
@@ -176,10 +187,11 @@ def _input_size(model: nn.Module, image_size: ImageSize | None) -> tuple[int, in
 def _preparation(model: nn.Module, image_size: ImageSize | None) -> Any:
     """timm's evaluation transform for the model, at another size where one is asked for."""
     import_torchvision()
-    from timm.data import create_transform, resolve_data_config
+    import timm.data
 
+    data: Any = timm.data
     channels, *sides = _input_size(model, image_size)
-    config = resolve_data_config(model=model) | {"input_size": (channels, *sides)}
+    config = data.resolve_data_config(model=model) | {"input_size": (channels, *sides)}
     if channels != 3:
         raise HwmodelError(f"the model takes images of {channels} channels; image files are read as colour")
-    return create_transform(**config, is_training=False)
+    return data.create_transform(**config, is_training=False)

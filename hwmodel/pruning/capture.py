@@ -50,13 +50,13 @@ class Capture:
         return found
 
     def _hook(self, layer: WeightLayer) -> Any:
-        def caught(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def caught(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             given, weight = inputs[0].detach(), layer.weight()
             version = given._version
             self.rows[layer.name] = self.rows.get(layer.name, 0) + layer.output_rows(output).shape[:-1].numel() // self._images
             self.inputs.append(given)
             if not output.requires_grad:  # nothing before this layer needs a gradient
-                output.requires_grad_()
+                output = output.requires_grad_().clone()  # a copy, for leaves cannot be changed in place
 
             def project(gradient: Tensor) -> None:
                 if given._version != version:
@@ -64,6 +64,7 @@ class Capture:
                 self._add(layer, given, gradient, weight)
 
             output.register_hook(project)
+            return output
 
         return caught
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwmodel.errors import CheckpointError, HwmodelError
 from hwmodel.extraction.models import ImageSize, as_module, example_inputs, trace
-from hwmodel.files import check_writable
+from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
 from hwmodel.pruning.masking import copied, release_masks
 
@@ -77,9 +78,9 @@ class LiveModel:
             module = _loaded(module, model, checkpoint)
         return cls(module=module, name=model, batch=batch, image_size=image_size, dtype=dtype)
 
-    def holding(self, module: nn.Module, *, same_structure: bool) -> LiveModel:
-        """Another version of the model: pruned weights, or (unless ``same_structure``) another structure too."""
-        return replace(self, module=module, name=self.name if same_structure else None)
+    def holding(self, module: nn.Module, *, by_name: bool = True) -> LiveModel:
+        """Another version of the model; ``by_name`` says whether its name and a checkpoint still tell all of its structure."""
+        return replace(self, module=module, name=self.name if by_name else None)
 
     @property
     def title(self) -> str:
@@ -87,13 +88,14 @@ class LiveModel:
         config = getattr(self.module, "pretrained_cfg", None) or {}
         return self.name or str(config.get("architecture") or type(self.module).__name__)
 
+    @cached_property
     def structure(self) -> Trace:
         """The trace without any sparsity: of the same module on the meta device, where weights have no values."""
         return self._of_module(None)
 
     def published(self) -> Trace:
         """The dense model that a recipe starts from: by its name alone where it has one, else :meth:`structure`."""
-        return self.structure() if self.name is None else self._of_name(self.name, None)
+        return self.structure if self.name is None else self._of_name(self.name, None)
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors; the same weights give the same bytes.
@@ -103,16 +105,11 @@ class LiveModel:
         HwmodelError
             A path that cannot be written.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        target = check_writable(path)
+        check_writable(path)
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.module.state_dict().items()}
-        beside = target.with_name(f".{target.name}.part")
-        try:
-            save_file(tensors, beside)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_file(path, save(tensors))
 
     def reloaded(self, path: str | Path) -> Trace:
         """The trace of what was saved, extracted afresh: built anew, its sparsity read from the file alone."""
@@ -174,7 +171,9 @@ def _loaded(module: nn.Module, name: str, checkpoint: str | Path) -> nn.Module:
 
 def _plain(stored: StoredTensors) -> Mapping[str, torch.Tensor]:
     """Weights by the names of a plain model; ``NAME_orig`` and ``NAME_mask`` become their product."""
-    masked = {name.removesuffix("_orig") for name in stored.shapes if name.endswith("_orig") and f"{name[:-5]}_mask" in stored.shapes}
+    masked = {
+        name.removesuffix("_orig") for name in stored.shapes if name.endswith("_orig") and f"{name[:-5]}_mask" in stored.shapes
+    }
     parts = {f"{name}{end}" for name in masked for end in ("_orig", "_mask")}
     tensors = {name: stored.load(name) for name in stored.shapes if name not in parts}
     return tensors | {name: stored.load(f"{name}_orig") * stored.load(f"{name}_mask") for name in sorted(masked)}
@@ -190,4 +189,6 @@ def _materialise(module: nn.Module, where: str) -> None:
                 part._parameters[key] = torch.nn.Parameter(torch.zeros(tensor.shape, dtype=tensor.dtype), tensor.requires_grad)
         lost = [key for key, tensor in part._buffers.items() if tensor is not None and tensor.is_meta]
         if lost:
-            raise CheckpointError(f"{where}: {path}.{lost[0]} has another shape than the model's, and no checkpoint holds its values")
+            raise CheckpointError(
+                f"{where}: {path}.{lost[0]} has another shape than the model's, and no checkpoint holds its values"
+            )

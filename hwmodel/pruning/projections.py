@@ -16,7 +16,7 @@ import numpy as np
 from hwmodel.errors import HwmodelError, UnknownNameError
 from hwmodel.extraction.models import as_module
 from hwmodel.extraction.recording.export import twin
-from hwmodel.ir.masks import FloatArray, Shape
+from hwmodel.ir.masks import Shape
 from hwmodel.pruning.backward_passes import BackwardPasses
 from hwmodel.pruning.capture import Capture
 from hwmodel.pruning.curves import Curves, Score
@@ -77,6 +77,7 @@ def projections(
     _check(kind, probes, memory_bytes)
     running = twin(as_module(model))
     found, left_out = weight_layers(running, finest, layers)
+    norms = {layer.name: block_norms(layer) for layer in found}
     passes = BackwardPasses(model=running, layers=found, kind=kind, probes=probes, loss=loss, seed=seed)
     given = _on_device(batches, running)
     ahead = next(given, None)
@@ -86,7 +87,9 @@ def projections(
         rehearsal = rehearse(passes, ahead.images, ahead.labels, memory_bytes)
         images_per_pass = 1 if _counts_by_batch(running) else rehearsal.images(memory_bytes)
     passes, left_out = _called(passes, rehearsal.called, left_out, layers or ())
-    file = ProjectionFile(_header(passes, left_out, images_per_pass), _norms(passes), resume)
+    file = ProjectionFile(
+        _header(passes, left_out, images_per_pass), np.concatenate([norms[layer.name] for layer in passes.layers], axis=1), resume
+    )
     apart = False
     for part in _split(chain([ahead], given), images_per_pass):
         kept = f"; the {part.first} images before are kept in {resume}" if resume is not None and part.first else ""
@@ -209,12 +212,6 @@ def _header(passes: BackwardPasses, left_out: Mapping[str, str], images_per_pass
     }  # fmt: skip
     layers = [(layer.name, layer.shape, layer.finest) for layer in passes.layers]
     return header_of(layers, kind=passes.kind, probes=passes.probes, seed=passes.seed, left_out=left_out, made_by=made_by)
-
-
-def _norms(passes: BackwardPasses) -> FloatArray:
-    """(2, blocks) sums of squared and of absolute weights, all layers one after the other."""
-    found = np.concatenate([block_norms(layer) for layer in passes.layers], axis=1)
-    return found
 
 
 def _add(file: ProjectionFile, passes: BackwardPasses, part: _Part, work: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hwmodel.errors import HwmodelError
 from hwmodel.pruning.backward_passes import BackwardPasses
 from hwmodel.pruning.capture import Capture, work_bytes
@@ -74,7 +72,7 @@ def rehearse(passes: BackwardPasses, images: Tensor, labels: Tensor | None, memo
             held[storage.data_ptr()] = storage.nbytes()
         if sum(held.values()) > memory_bytes:
             raise too_small(sum(held.values()), memory_bytes)
-        return tensor
+        return tensor.detach()  # the tensor itself would keep the graph alive for good
 
     capture = Capture(passes.layers, memory_bytes)
     capture.start(1)
@@ -108,10 +106,9 @@ def check_apart(passes: BackwardPasses, images: Tensor, labels: Tensor | None, w
     capture.start(2)
     with capture.hooked(), torch.enable_grad():
         passes.objectives(passes.outputs(pair), both, 0)[0][0].backward()
-    found = capture.taken()
-    for layer in passes.layers:
-        if layer.name in found and bool(np.any(found[layer.name][1].cpu().numpy())):
+    for name, found in capture.taken().items():
+        if bool(found.isfinite().all() and found[1].any()):
             raise HwmodelError(
-                f"{layer.name}: images of a batch are not independent of each other (batch statistics, or images that are not "
+                f"{name}: images of a batch are not independent of each other (batch statistics, or images that are not "
                 "the first axis), so no image has a gradient of its own; hand over batches of one image, or choose other layers"
             )

@@ -77,7 +77,10 @@ class TopK(nn.Module):
 
     def forward(self, x: Tensor, attention: Tensor) -> Tensor:
         """Tokens (images, tokens, width) by attention (images, heads, patches), which is averaged over heads."""
-        scores = attention.mean(1)
+        return self.kept(x, attention.mean(1))
+
+    def kept(self, x: Tensor, scores: Tensor) -> Tensor:
+        """Tokens (images, tokens, width) by scores (images, patches)."""
         patches = x[:, self.prefix :]
         if not self.fused:
             return torch.cat([x[:, : self.prefix], _picked(patches, scores.topk(self.count, dim=1).indices)], dim=1)
@@ -85,6 +88,33 @@ class TopK(nn.Module):
         kept, rest = _picked(patches, order[:, : self.count]), _picked(patches, order[:, self.count :])
         summed = (rest * values[:, self.count :].unsqueeze(-1)).sum(1, keepdim=True)
         return torch.cat([x[:, : self.prefix], kept, summed], dim=1)
+
+
+class LinearTopK(TopK):
+    """The tokens that a linear function of their values scores highest; where ``fused``, the scores' softmax weighs the others."""
+
+    def __init__(self, weight: Tensor, count: int, prefix: int, *, fused: bool) -> None:
+        super().__init__(count, prefix, fused=fused)
+        self.score = nn.Linear(len(weight), 1, bias=False, device="meta")
+        self.score.weight = nn.Parameter(weight.unsqueeze(0))
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Tokens of shape (images, tokens, width), fewer of them out than in."""
+        scores = self.score(x[:, self.prefix :]).squeeze(-1)
+        return self.kept(x, scores.softmax(dim=1) if self.fused else scores)
+
+
+class GatedBlock(_Reducing):
+    """Drops patch tokens ahead of its attention, by a gate of its own."""
+
+    def __init__(self, block: nn.Module, select: LinearTopK) -> None:
+        super().__init__(block)
+        self.select = select
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens of shape (images, tokens, width), fewer of them out than in."""
+        x = self.select(x)
+        return self._mlp(self._added(x, self.attn(self.norm1(x))))
 
 
 class Threshold(nn.Module):

@@ -40,13 +40,43 @@ def topk_tokens(model: nn.Module, blocks: Mapping[int, float], *, fused: bool = 
     copied, tokens = _prepared(model, "topk_tokens", class_token=True)
     present, prefix = tokens, copied.num_prefix_tokens
     for block, keep in sorted(_checked_blocks(copied, blocks, "topk_tokens").items()):
-        if not 0 < keep <= 1:
-            raise HwmodelError(f"topk_tokens: block {block}: keep must be in (0, 1], got {keep}")
-        count = ceil(round(keep * present, _DIGITS))
+        count = _count(block, keep, present, "topk_tokens")
         if count < present:
             copied.blocks[block] = SelectingBlock(copied.blocks[block], TopK(count, prefix, fused=fused), prefix)
             present = count + fused
     return cast("nn.Module", copied)
+
+
+def gated_tokens(
+    model: nn.Module, blocks: Mapping[int, float], weights: Mapping[int, torch.Tensor], *, fused: bool = False
+) -> nn.Module:
+    """Keep the patch tokens that a small gate of every block scores highest, one dot product per token, ahead of its attention.
+
+    Parameters
+    ----------
+    model : timm VisionTransformer
+    blocks : block index to the part of the tokens present that enters it, rounded up, in (0, 1]
+    weights : block index to the gate's weights, (width,), as :func:`hwmodel.pruning.token_gates.fit_token_gate` finds them
+    fused : add one token, the sum of those dropped weighted by the softmax of their scores
+
+    Raises
+    ------
+    HwmodelError
+        A model of another kind, an unknown block, a part outside (0, 1], or a block without weights of its width.
+    """
+    from hwmodel.pruning.token_modules import GatedBlock, LinearTopK
+
+    copied, present = _prepared(model, "gated_tokens")
+    prefix, like = copied.num_prefix_tokens, next(copied.parameters())
+    for block, keep in sorted(_checked_blocks(copied, blocks, "gated_tokens").items()):
+        count = _count(block, keep, present, "gated_tokens")
+        if block not in weights or weights[block].shape != (copied.embed_dim,):
+            raise HwmodelError(f"gated_tokens: block {block} needs weights of shape ({copied.embed_dim},) for its gate")
+        if count < present:
+            select = LinearTopK(weights[block].to(like), count, prefix, fused=fused)
+            copied.blocks[block] = GatedBlock(copied.blocks[block], select)
+            present = count + fused
+    return cast("nn.Module", copied.eval())
 
 
 def threshold_tokens(model: nn.Module, blocks: Mapping[int, float]) -> nn.Module:
@@ -176,6 +206,13 @@ def _prepared(model: nn.Module, function: str, *, class_token: bool = False) -> 
     if class_token and model.cls_token is None:
         raise HwmodelError(f"{function}: scores are the class token's attention, and {type(model).__name__} has no class token")
     return twin(model), int(model.patch_embed.num_patches)
+
+
+def _count(block: int, keep: float, present: int, function: str) -> int:
+    """Patch tokens that a part of those present is."""
+    if not 0 < keep <= 1:
+        raise HwmodelError(f"{function}: block {block}: keep must be in (0, 1], got {keep}")
+    return ceil(round(keep * present, _DIGITS))
 
 
 def _checked_blocks(model: Any, blocks: Mapping[int, Any], function: str) -> dict[int, Any]:

@@ -16,6 +16,7 @@ def opened(bench: Workbench, search: str | None) -> tuple[State, list[str]]:
     asked, notes = asked_in(search)
     first = bench.models.names[0]
     model, device = asked.get("model", first), asked.get("device", bench.device)
+    device = bench.aliases.get(device, device)
     try:
         bench.models.get(model)
     except HwmodelError as error:

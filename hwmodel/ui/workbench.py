@@ -82,6 +82,7 @@ class Workbench:
     def __init__(self, models: tuple[str, ...], device: str) -> None:
         started = load_card(device)
         shipped = [card.name for card in listed_cards()]
+        self.aliases = {alias: card.name for card in listed_cards() for alias in card.aliases}
         self.models = Models(models)
         self.device = device if device.endswith(".toml") or "/" in device else started.name
         self.devices = tuple(dict.fromkeys([*shipped, self.device]))

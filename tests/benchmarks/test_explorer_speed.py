@@ -2,11 +2,13 @@
 
 DeiT-B on a machine of the default page: 95 of 100 moves are drawn within 100 ms, as the browser's own clock says. The same
 browser then drags a slider whose callback does nothing but repeat its value: what Dash, browser and this machine's load take
-by themselves. Both are printed, with the processor time of a move.
+by themselves. Both are printed, with the processor time of a move. The 100 ms are asserted on a machine that has a core to
+spare; that a move takes less than five times the processor time of the slider alone, on any.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -96,6 +98,7 @@ def _dragged(browser: Any, watched: list[str]) -> tuple[Any, float]:
 def test_figures_follow_a_dragged_slider(
     benchmark: Any, browser: Any, explorer: str, echo: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    idle = os.getloadavg()[0] < (os.cpu_count() or 1) / 2
     open_page(browser, explorer)
     taken, cpu_ms = benchmark.pedantic(_dragged, args=(browser, _FIGURES), rounds=1)
     browser.get(echo)
@@ -106,4 +109,6 @@ def test_figures_follow_a_dragged_slider(
             middle, p95 = np.percentile(found, [50, 95])
             sys.stdout.write(f"\n{what}: median {middle:.0f} ms, p95 {p95:.0f} ms, {cpu:.0f} ms of processor time a move\n")
     assert len(taken) == MOVES, "moves were still being drawn when the next one came"
-    assert np.percentile(taken, 95) < 100, sorted(taken)
+    assert cpu_ms < 5 * alone_cpu_ms
+    if idle:
+        assert np.percentile(taken, 95) < 100, sorted(taken)

@@ -72,11 +72,12 @@ def test_quick_moves_end_at_the_last_one_and_another_machine_redraws_the_titles(
     open_page(browser, address)
     for _ in range(10):
         thumb(browser, "density").send_keys(Keys.ARROW_LEFT)
-    until(browser, "location.search.includes('density=0.4')")
+    until(browser, "location.search.split('&').includes('density=0.4')")
+    until(browser, "document.getElementById('value-density').innerText.startsWith('40%')")
     moved = dots()
     assert text(browser, "pareto").count("latency (ms)") == 1
-    browser.refresh()
-    until(browser, "document.querySelectorAll('#pareto .tracefront .point').length")
+    open_page(browser, browser.current_url)
+    until(browser, "document.querySelectorAll('.tracenow .point').length")
     assert dots() == moved
 
     thumb(browser, "density").send_keys(Keys.ARROW_LEFT)

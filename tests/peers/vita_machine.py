@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,8 @@ class Outcome:
 class Loop:
     """The event loop of one product in so many ``groups`` of tokens, ``beside`` bytes of activations going to and from DRAM.
 
-    ``ready(visit)`` says when its input is there.
+    ``ready(visit)`` says when its input is there. In ``rounds`` every server serves the PE that it served least so far, else the
+    one with the most visits left.
     """
 
     product: Product
@@ -152,9 +154,10 @@ class Loop:
     groups: int
     beside: float
     ready: Callable[[Visit], float] = field(default=lambda visit: 0.0)
+    rounds: bool = False
 
     def run(self) -> Outcome:
-        """Serve every visit in all steps, the PE with the most visits left first."""
+        """Serve every visit in all steps."""
         self.queues = plan(self.product, self.machine, self.groups)
         pes = range(len(self.queues))
         self.done = [[0] * len(pes) for _ in range(5)]  # visits of each PE that have left each step
@@ -196,7 +199,8 @@ class Loop:
         for step in steps:
             waiting = [p for p in range(len(self.queues)) if self._may(step, p)]
             if waiting:
-                return step, max(waiting, key=lambda p: len(self.queues[p]) - self.done[step][p])
+                served, left = self.done[step], [len(queue) - done for queue, done in zip(self.queues, self.done[step], strict=True)]
+                return step, min(waiting, key=lambda p: (served[p] * self.rounds, -left[p]))
         return None
 
     def _may(self, step: int, pe: int) -> bool:
@@ -229,19 +233,19 @@ def server_of(step: int) -> int:
     return next(server for server, steps in enumerate(SERVERS) if step in steps)
 
 
-def alone(product: Product, machine: Machine) -> Outcome:
+def alone(product: Product, machine: Machine, *, rounds: bool = False) -> Outcome:
     """One product, its set-up first, in the fastest order: more groups of tokens are tried as long as they end it sooner."""
     if not any(product.tiles(machine)):
         return Outcome(0.0, {}, [0.0])
-    return fastest(product, machine, machine.cycles_per_layer)
+    return fastest(product, machine, machine.cycles_per_layer, rounds=rounds)
 
 
-def fastest(product: Product, machine: Machine, start: float, **ready: Callable[[Visit], float]) -> Outcome:
+def fastest(product: Product, machine: Machine, start: float, **choices: Any) -> Outcome:
     """The order that ends first; it stops to look where more groups of tokens end later."""
     best: Outcome | None = None
     tried = orders(product, machine)
     for pair in zip(tried, tried, strict=False):
-        found = min((Loop(product, machine, start, *one, **ready).run() for one in set(pair)), key=lambda one: one.end)
+        found = min((Loop(product, machine, start, *one, **choices).run() for one in set(pair)), key=lambda one: one.end)
         if best is not None and found.end >= best.end:
             break
         best = found
@@ -262,28 +266,35 @@ def serve(ready: dict[int, float], work: float, start: float) -> dict[int, float
 def between(first: Product, passes: int, second: Product, machine: Machine) -> float:
     """A product, a special function of all its outputs row by row, and a product of that: cycles until the second ends.
 
-    A row of a weight reads every feature, so the second product begins when the function is done, and the core shares the first
-    among as many PEs as end it first: too many for the DRAM would finish all rows at once. A head needs its own function only.
+    A row of a weight reads every feature, so the second product begins when the function is done. So that the first one's rows
+    end early, the servers go round the PEs, and the core shares it among as many as end the function first: too many for the
+    DRAM would finish all rows at once. Or the function waits for all of it. A head needs its own function only.
     """
     if second.heads:
         end, done = through(first, passes, machine)
         begun = end + machine.cycles_per_layer
         return max(fastest(second, machine, begun, ready=lambda visit: done[visit.row]).end, *done.values())
     setup = machine.cycles_per_layer if any(second.tiles(machine)) else 0.0
-    started = []
+    end, done = through(first, passes, machine)
+    started = [end + max(setup, len(done) * work_per_row(first, passes, machine))]
     for pes in range(1, machine.pes + 1):
-        end, done = through(first, passes, replace(machine, pes=pes))
+        end, done = through(first, passes, replace(machine, pes=pes), rounds=True)
         started.append(max(end + setup, *done.values()))
     return fastest(second, machine, min(started)).end
 
 
-def through(first: Product, passes: int, machine: Machine) -> tuple[float, dict[int, float]]:
+def through(first: Product, passes: int, machine: Machine, *, rounds: bool = False) -> tuple[float, dict[int, float]]:
     """When a product ends, and when the special function of each of its rows (or heads) does."""
-    rows = range(len(first.tiles(machine)))
-    outcome = alone(first, machine)
+    outcome = alone(first, machine, rounds=rounds)
     begun = machine.cycles_per_layer if outcome.end else 0.0
-    per_row = first.m * first.kept.shape[0] / (1 if first.heads else len(rows)) * passes / machine.function_elements_per_cycle
-    return outcome.end, serve({row: outcome.row_ends.get(row, begun) for row in rows}, per_row, begun)
+    ready = {row: outcome.row_ends.get(row, begun) for row in range(len(first.tiles(machine)))}
+    return outcome.end, serve(ready, work_per_row(first, passes, machine), begun)
+
+
+def work_per_row(first: Product, passes: int, machine: Machine) -> float:
+    """Cycles of the special function of one row of a weight, or of one head."""
+    rows = 1 if first.heads else len(first.tiles(machine))
+    return first.m * first.kept.shape[0] / rows * passes / machine.function_elements_per_cycle
 
 
 def residual(product: Product, machine: Machine) -> float:

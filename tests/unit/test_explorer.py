@@ -58,6 +58,11 @@ def test_what_does_not_exist_is_replaced_and_told(bench: Workbench, asked: str, 
     assert asked.partition("=")[0] in notes[0]
 
 
+def test_an_address_may_use_another_name_of_a_device(bench: Workbench) -> None:
+    found, notes = opened(bench, "?device=a100-40gb")
+    assert (found.device, notes) == ("a100-40gb-sxm", [])
+
+
 def test_an_address_opens_no_file_that_the_command_line_did_not_name(bench: Workbench, tmp_path: Path) -> None:
     hw.save_trace(vit(384, depth=1), tmp_path / "other.json")
     found, notes = opened(bench, f"?model={tmp_path / 'other.json'}")

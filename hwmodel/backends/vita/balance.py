@@ -41,106 +41,116 @@ class Jobs:
         Jobs go out in order, each to the PE with the fewest tiles so far (list scheduling): more PEs, or fewer tiles in any
         job, never make the longest share longer.
         """
-        if not self.rows:
-            return self._alike(pes)
-        ends, supplies = _scheduled(self.rows, pes)
-        return Share(float(ends[-1]), float(np.sum(ends == ends[-1])), float(ends[0]), _corners(ends), _corners(supplies))
-
-    def _alike(self, pes: int) -> Share:
-        """Turns of jobs that end together; the last one may leave PEs idle, and those without a job in it are served last."""
+        if self.rows:
+            ends, _ = _scheduled(self.rows, pes)
+            return Share(float(max(ends)), float(ends.count(max(ends))), float(min(ends)))
         turns = -(-self.count // pes)
-        tied = self.count - pes * (turns - 1) if self.count else 0
-        together = [(tied, tied, self.count)]
-        if turns > 1:
-            together += [(tied + pes, pes, self.count - tied), (self.count, pes, pes)]
-        supplies = []
-        for brought, group, left in together:
-            tiles = self.tiles * brought
-            supplies += [Finish(tiles - max(group - 1, 0), float(left)), Finish(tiles, float(min(left - group + 1, left)))]
-        last = (Finish(self.tiles * turns, float(tied)),) if turns > 1 else ()
-        finishes = Finish(self.tiles, float(self.count)), *last
-        return Share(self.tiles * turns, float(tied), self.tiles, finishes, tuple(supplies))
+        return Share(self.tiles * turns, float(self.count - pes * (turns - 1)) if self.count else 0.0, self.tiles)
 
-
-class Finish(NamedTuple):
-    """A job that ends: tiles done (or brought) by then, and jobs that end with it or later."""
-
-    tiles: float
-    left: float
+    def rounds(self, pes: int) -> Rounds:
+        """How the jobs end where every server serves the PEs in turn, the one with the most tiles first."""
+        if not self.count:
+            return Rounds(*[((0.0, 0.0, 0.0),)] * 4)
+        found, owners = _scheduled(self.rows or (self.tiles,) * self.count, pes)
+        ends, loads = np.array(found), np.zeros(min(pes, self.count))
+        np.maximum.at(loads, owners, ends)
+        loads[::-1].sort()
+        levels = np.unique([0.0, *loads[loads < loads[0]], max(loads[0] - 1, 0.0)])
+        ends.sort()
+        before = np.maximum(ends - 1, 0)
+        left = np.arange(len(ends), 0.0, -1)
+        return Rounds(
+            starts=_corners(np.arange(1.0, len(loads) + 1), loads),
+            levels=_corners(_brought(loads, levels), loads[0] - levels),
+            finished=_corners(ends, left),
+            supplied=_corners(_brought(loads, before), left, (loads > before[:, None]).sum(axis=1)),
+        )
 
 
 class Share(NamedTuple):
-    """Tiles of the longest share, jobs that end with it, tiles of the job that is finished first, and the jobs whose end may
-    settle when a function that follows them one by one is done: ``finishes`` where PEs never wait, ``supplies`` by the tiles that
-    all PEs together have been brought by then.
-    """
+    """Tiles of the longest share, jobs that end with it, and tiles of the job that is finished first."""
 
     longest: float
     tied: float
     first: float
-    finishes: tuple[Finish, ...]
-    supplies: tuple[Finish, ...]
+
+
+Corner = tuple[float, float, float]
+
+
+class Rounds(NamedTuple):
+    """What may settle when PEs and jobs end where servers go round; a job's function follows it, one by one.
+
+    Parameters
+    ----------
+    starts : (place of a PE in the first round, its tiles, 0)
+    levels : (tiles brought to all PEs in some whole rounds, tiles that the longest has left then, 0)
+    finished : (tiles that a PE has worked off when a job ends, jobs that end then or later, 0)
+    supplied : (tiles brought before the round of a job's last tile, jobs that end then or later, tiles of that round)
+    """
+
+    starts: tuple[Corner, ...]
+    levels: tuple[Corner, ...]
+    finished: tuple[Corner, ...]
+    supplied: tuple[Corner, ...]
+
+
+Columns = tuple[tuple[FloatArray, FloatArray, FloatArray], ...]
 
 
 class Narrower(NamedTuple):
-    """:class:`Share` of several products on the same number of PEs: (n,), and ``finishes``, ``supplies`` corner by corner."""
+    """:class:`Rounds` of several products on the same number of PEs, corner by corner in arrays of shape (n,)."""
 
-    longest: FloatArray
-    tied: FloatArray
-    finishes: tuple[tuple[FloatArray, FloatArray], ...]
-    supplies: tuple[tuple[FloatArray, FloatArray], ...]
+    starts: Columns
+    levels: Columns
+    finished: Columns
+    supplied: Columns
 
     @classmethod
-    def of(cls, shares: Sequence[Share]) -> Narrower:
-        """The shares side by side."""
-        longest, tied = (np.array([one[place] for one in shares]) for place in (0, 1))
-        return cls(longest, tied, _side_by_side([one.finishes for one in shares]), _side_by_side([one.supplies for one in shares]))
+    def of(cls, found: Sequence[Rounds]) -> Narrower:
+        """The products side by side; one with fewer corners than another repeats its last one."""
+        return cls(*(_side_by_side(corners) for corners in zip(*found, strict=True)))
 
 
-def _side_by_side(found: Sequence[tuple[Finish, ...]]) -> tuple[tuple[FloatArray, FloatArray], ...]:
-    """Corner by corner; a product with fewer corners than another repeats its last one."""
+def _side_by_side(found: Sequence[tuple[Corner, ...]]) -> Columns:
     most = max(map(len, found))
-    padded = [corners + corners[-1:] * (most - len(corners)) for corners in found]
-    columns = np.array(padded, dtype=np.float64).reshape(len(found), most, 2)
-    return tuple((columns[:, corner, 0], columns[:, corner, 1]) for corner in range(most))
+    figures = np.array([corners + corners[-1:] * (most - len(corners)) for corners in found], dtype=np.float64)
+    return tuple((one[:, 0], one[:, 1], one[:, 2]) for one in np.moveaxis(figures, 1, 0))
 
 
-def _scheduled(rows: Sequence[int], pes: int) -> tuple[FloatArray, FloatArray]:
-    """Tiles that the PE of each job has done when the job ends, under list scheduling, and tiles brought to all PEs by then.
-
-    Suppliers serve the PE with the most tiles left, of several the first. Both ascending.
-    """
-    shares = [(0, pe) for pe in range(max(min(pes, len(rows)), 1))]
+def _scheduled(rows: Sequence[float], pes: int) -> tuple[list[float], list[int]]:
+    """Tiles that the PE of each job has done when the job ends, under list scheduling, and which PE that is."""
+    shares = [(0.0, pe) for pe in range(max(min(pes, len(rows)), 1))]
     ends, owners = [], []
     for tiles in rows:
         done, pe = shares[0]
         ends.append(done + tiles)
         owners.append(pe)
         heapq.heapreplace(shares, (ends[-1], pe))
-    loads = np.zeros(len(shares))
-    loads[owners] = ends
-    behind = loads[owners] - ends
-    longer = loads > behind[:, None]
-    brought = np.maximum(loads - behind[:, None], 0).sum(axis=1)
-    later = longer.sum(axis=1) - np.cumsum(longer, axis=1)[np.arange(len(rows)), owners]
-    return np.sort(np.array(ends, dtype=np.float64)), np.sort(brought - later)
+    return ends, owners
 
 
-def _corners(ends: FloatArray) -> tuple[Finish, ...]:
-    """Upper convex hull of all finishes: whatever a tile and a job's function take, the latest sum of both is at one of them."""
-    hull: list[Finish] = []
-    tiles, firsts = np.unique(ends, return_index=True)
-    for new in map(Finish, tiles.tolist(), (len(ends) - firsts.astype(np.float64)).tolist()):
-        while len(hull) > 1 and _is_below(hull[-1], hull[-2], new):
+def _brought(loads: FloatArray, rounds: FloatArray) -> FloatArray:
+    """Tiles that PEs with these loads have been brought after so many rounds of one tile each."""
+    tiles: FloatArray = np.minimum(loads, rounds[:, None]).sum(axis=1)
+    return tiles
+
+
+def _corners(first: FloatArray, second: FloatArray, third: FloatArray | None = None) -> tuple[Corner, ...]:
+    """Upper convex hull: at one of its points is the largest sum of both, whatever each is multiplied with; and their thirds."""
+    beside = np.zeros(len(first)) if third is None else third
+    hull: list[Corner] = []
+    for place in np.lexsort((second, first)).tolist():
+        new = float(first[place]), float(second[place]), float(beside[place])
+        while hull and (hull[-1][1] <= new[1] or (len(hull) > 1 and _is_below(hull[-1], hull[-2], new))):
             hull.pop()
         hull.append(new)
     return tuple(hull)
 
 
-def _is_below(middle: Finish, left: Finish, right: Finish) -> bool:
+def _is_below(middle: Corner, left: Corner, right: Corner) -> bool:
     """Whether a point is on or under the line between its neighbours."""
-    rise = (right.left - left.left) * (middle.tiles - left.tiles)
-    return (middle.left - left.left) * (right.tiles - left.tiles) <= rise
+    return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
 
 
 def jobs_of(workload: Workload, row: int, pe: ProcessingElement) -> Jobs:
@@ -180,6 +190,10 @@ class Shares:
         return {}
 
     @cached_property
+    def _rounds(self) -> dict[int, Narrower]:
+        return {}
+
+    @cached_property
     def tiles(self) -> FloatArray:
         """(n,) tiles that hold work."""
         return np.array([one.total for one in self.jobs])
@@ -192,15 +206,17 @@ class Shares:
     def on(self, pes: Number) -> tuple[FloatArray, FloatArray, FloatArray]:
         """``longest``, ``tied`` and ``first`` of :class:`Share`: (n,), or (designs, n) where ``pes`` is (designs, 1)."""
         counts, where = np.unique(np.asarray(pes), return_inverse=True)
-        figures = np.array([[one[:3] for one in self._shares(int(count))] for count in counts], dtype=np.float64)
+        figures = np.array([self._shares(int(count)) for count in counts], dtype=np.float64)
         chosen = _by_design(figures.reshape(len(counts), len(self.jobs), 3), where, pes)
         return chosen[..., 0], chosen[..., 1], chosen[..., 2]
 
-    def narrower(self, pes: Number, chosen: IntArray) -> list[Narrower]:
-        """Shares of the ``chosen`` products on 1, 2, 3, ... PEs: up to the largest of ``pes``, or one for every job."""
-        jobs = [self.jobs[row] for row in chosen]
-        most = min(int(np.max(pes)), max((one.count for one in jobs), default=0))
-        return [Narrower.of([self._shares(count)[row] for row in chosen]) for count in range(1, most + 1)]
+    def narrower(self, pes: Number) -> list[Narrower]:
+        """Rounds on 1, 2, 3, ... PEs: up to the largest of ``pes``, or one for every job."""
+        most = min(int(np.max(pes)), max((one.count for one in self.jobs), default=0))
+        for count in range(1, most + 1):
+            if count not in self._rounds:
+                self._rounds[count] = Narrower.of([one.rounds(count) for one in self.jobs])
+        return [self._rounds[count] for count in range(1, most + 1)]
 
     def _shares(self, pes: int) -> list[Share]:
         if pes not in self._known:

@@ -52,6 +52,7 @@ class Prepared:
     units: Units
     pe: ProcessingElement
     shares: Shares
+    paired: Shares
     all_jobs: IntArray
 
     @classmethod
@@ -62,7 +63,8 @@ class Prepared:
         live = (own.family == "product") & ~own.constant
         jobs = tuple(jobs_of(own, row, pe) if live[row] else _NO_JOBS for row in range(len(units)))
         rows = np.where(own.parameter, -(-own.n // pe.out), 1)
-        return cls(units, pe, Shares(jobs), rows * own.batch * live)
+        paired = Shares(tuple(jobs[product] for product in units.after[units.paired]))
+        return cls(units, pe, Shares(jobs), paired, rows * own.batch * live)
 
     def run(self, parameters: VitaParameters, options: Options) -> Run:
         """Price every distinct unit; see :mod:`hwmodel.backends.vita.timing` and :mod:`hwmodel.backends.vita.energy`."""
@@ -70,7 +72,6 @@ class Prepared:
         design = Design.of(pe, parameters, options.mode)
         longest, tied, first = self.shares.on(design.pes)
         first = np.where(self.shares.count < self.all_jobs, 0.0, first)
-        narrower = self.shares.narrower(design.pes, self.units.after[self.units.paired])
         work = Work(self.shares.tiles, self.shares.count, self.all_jobs, design.pes, longest, tied, first)
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
@@ -83,7 +84,7 @@ class Prepared:
         products = product_time(pipeline, work, moved, beside, design)
         busy = functions / parameters.sfu_elements_per_cycle
         transfer = moved.dram_bytes * cycles_per_byte
-        exposed = exposed_cycles(self.units, narrower, work, products, busy, transfer)
+        exposed = exposed_cycles(self.units, self.paired.narrower(design.pes), work, products, busy, transfer)
         cycles = np.where(product, products.setup + products.running, exposed)
         executed = work.tiles * own.m * pe.macs
         leaking = options.scope == "board"

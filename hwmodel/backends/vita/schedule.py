@@ -24,8 +24,8 @@ class Work:
     """
 
     tiles: FloatArray
-    rows: FloatArray
-    all_rows: FloatArray
+    rows: IntArray
+    all_rows: IntArray
     pes: Number
     longest: FloatArray
     tied: FloatArray
@@ -87,17 +87,10 @@ class Pipeline:
         cycles: FloatArray = self.filling + np.maximum(self.tied - 1, 0) * self.pause + self.longest * self.tokens
         return cycles
 
-    def supplied(self, tiles: FloatArray, groups: FloatArray) -> FloatArray:
-        """Until the first ``tiles`` tiles are brought with all their inputs, and the last visit of them is worked off.
-
-        The core spends its dispatches evenly.
-        """
-        dispatch = self.dispatch / np.maximum(self.tiles, 1)
-        cycles: FloatArray = self.filling + largest(
-            (tiles * groups - 1) * largest(self.block + dispatch / groups, self.fetch) + self.tokens / groups,
-            (tiles - 1) * largest(self.block + dispatch, self.fetch, self.hand) + self.tokens,
-            tiles * (groups * self.hand + self.stream) - self.hand,
-        )
+    def tile(self, groups: FloatArray) -> FloatArray:
+        """The slowest supplier's cycles for one tile, all groups of tokens."""
+        visits = np.maximum(self.tiles * groups, 1)
+        cycles: FloatArray = groups * largest(self.block + self.dispatch / visits, self.fetch, self.hand + self.stream / groups)
         return cycles
 
     def starved(self, groups: FloatArray, beside: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -157,21 +157,24 @@ def _begun(  # noqa: PLR0917
 
     It is set up after the first and waits for the function of each of its rows, first come first served. That works without a
     pause from the end of some row on: the latest of ``end of the row + functions of all rows that end with it or later``. Rows
-    without a kept block are there from the start. A row ends when its PE has worked off all tiles so far, and not before the
-    slowest supplier has brought them. It may be earlier to share the product among fewer PEs, and the core then does.
+    without a kept block are there from the start. So that rows end early, the servers go round the PEs; the core shares the
+    product among as few of them as is best, or lets the function wait for all of the product.
     """
     first = units.after[units.paired]
-    pipeline, groups = products.pipeline.take(first), products.passes[..., first]
+    pipeline, groups, running = products.pipeline.take(first), products.passes[..., first], products.running[..., first]
     each = own / np.maximum(work.all_rows, 1)[first]
-    earliest = np.full(np.broadcast_shapes(own.shape, (*np.shape(work.pes)[:-1], 1)), np.inf)
-    running = products.running[..., first]
+    least = np.maximum(running + np.maximum(each, setup), own)
+    earliest = running + np.maximum(own, setup)
+    filling, pause, tokens, tile = pipeline.filling, pipeline.pause, pipeline.tokens, pipeline.tile(groups)
     for pes, one in enumerate(narrower, 1):
-        worked = replace(pipeline, tied=one.tied, longest=one.longest).worked
-        done = np.maximum(own, np.maximum(worked, running) + np.maximum(each, setup))
-        for tiles, left in one.finishes:
-            done = np.maximum(done, pipeline.filling + tiles * pipeline.tokens + left * each)
-        for tiles, left in one.supplies:
-            done = np.maximum(done, pipeline.supplied(tiles, groups) + left * each)
+        ends = [filling + (place - 1) * pause + tiles * tokens for place, tiles, _ in one.starts]
+        ends += [filling + brought * tile + tiles * tokens for brought, tiles, _ in one.levels]
+        done = np.maximum(least, largest(*ends) + np.maximum(each, setup))
+        for tiles, left, _ in one.finished:
+            done = np.maximum(done, filling + tiles * tokens + left * each)
+        for brought, left, width in one.supplied:
+            last = np.maximum(tokens, width * tile * (1 - 1 / groups) + tokens / groups)
+            done = np.maximum(done, filling + brought * tile + last + left * each)
         earliest = np.where(pes <= work.pes, np.minimum(earliest, done), earliest)
     return np.where(work.tiles[first] > 0, earliest, own)
 

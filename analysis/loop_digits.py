@@ -160,17 +160,20 @@ def equal_flops(subject: Subject, cases: Sequence[Case], curves: Mapping[int, Cu
     printed = subject.curves(list(curves), of_loss=True)
     for block, share in cases:
         choices, its_own = (priced.choices(one[block], whole_units=False) for one in (curves, printed))
-        for method, masks in _solved(choices, its_own, share).items():
-            yield subject.row(EQUAL_FLOPS, (block, share), method, masks=masks)
+        for method, choose in _solvers(choices, its_own, share).items():
+            try:
+                yield subject.row(EQUAL_FLOPS, (block, share), method, masks=choose())
+            except InfeasibleError as error:
+                yield subject.row(EQUAL_FLOPS, (block, share), method, reason=str(error))
 
 
-def _solved(choices: Choices, its_own: Choices, share: float) -> dict[str, Masks]:
+def _solvers(choices: Choices, its_own: Choices, share: float) -> dict[str, Callable[[], Masks]]:
     return {
-        "uniform": choices.uniform(share),
-        "paper, its own distortion": its_own.within(its_own.flops, share, "paper").masks,
-        "paper": choices.within(choices.flops, share, "paper").masks,
-        "paper without power": choices.within(choices.flops, share, "paper", beta=0.0).masks,
-        LAGRANGIAN: choices.within(choices.flops, share).masks,
+        "uniform": lambda: choices.uniform(share),
+        "paper, its own distortion": lambda: its_own.within(its_own.flops, share, "paper").masks,
+        "paper": lambda: choices.within(choices.flops, share, "paper").masks,
+        "paper without power": lambda: choices.within(choices.flops, share, "paper", beta=0.0).masks,
+        LAGRANGIAN: lambda: choices.within(choices.flops, share).masks,
     }
 
 
@@ -276,7 +279,7 @@ def run(subjects: Iterable[Subject], sites: Sequence[Site], cases: Sequence[Case
         found.same.extend(identical(subject, cases, curves))
         if subject.name in solvers:
             print(f"{told}: {EQUAL_FLOPS}", file=sys.stderr)
-            found.rows.extend(equal_flops(subject, cases, curves))
+            found.rows.extend(equal_flops(subject, [case for case in cases if case[0] == cases[0][0]], curves))
     return found
 
 

@@ -38,7 +38,6 @@ class Site:
     device, mode, overrides : as :func:`hwmodel.estimate` takes them
     batch : images of one forward pass
     widen : layers and blocks are priced so many times as wide
-    ratios : pruning ratios per layer; None takes every count of blocks
     """
 
     name: str
@@ -48,7 +47,6 @@ class Site:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 1
     widen: int = 1
-    ratios: int | None = None
 
 
 def digits_sites() -> tuple[Site, ...]:
@@ -76,15 +74,15 @@ def digits_sites() -> tuple[Site, ...]:
 def full_size_sites(block: int) -> tuple[Site, ...]:
     """The four cards as they are, for a model of usual size."""
     return (
-        Site("ViTA", f"PE {block}x{block}, mode full", "vita", "full", {"pe": f"{block}x{block}"}, ratios=101),
-        *(Site(name, "default mode", name, ratios=101) for name in ("tpu-v3", "a100-40gb-sxm", "agx-orin-64gb")),
+        Site("ViTA", f"PE {block}x{block}, mode full", "vita", "full", {"pe": f"{block}x{block}"}),
+        *(Site(name, "default mode", name) for name in ("tpu-v3", "a100-40gb-sxm", "agx-orin-64gb")),
     )
 
 
 def proportional_site(block: int) -> Site:
     """A synthetic card whose energy is that of its MACs alone, on an array of one block: proportional to FLOPs."""
     nothing = dict.fromkeys(("static_w", "vmem_j_per_byte", "hbm_j_per_byte", "vector_op_j"), 0.0)
-    array = {"array_rows": block, "array_cols": block, "max_power_w": 1e12}
+    array = {"array_rows": block, "array_cols": block, "max_power_w": 1e5}
     return Site("synthetic", "energy proportional to FLOPs", "tpu-v3", "systolic", {**nothing, **array})
 
 
@@ -156,7 +154,6 @@ class Priced:
             {curve.name: self._widened(curve) for curve in curves},
             self.trace,
             units=[unit] if unit else [],
-            ratios=self.site.ratios,
         )
         energy = self.machine.costs(layers)["energy_j"]
         alone = replace(energy, rest=0.0, dense=energy.dense - energy.rest)

@@ -11,8 +11,9 @@ from hwmodel.allocation.around import costs_around
 from hwmodel.allocation.costs import QUANTITIES, Machine, flop_cost
 from hwmodel.allocation.curve_layers import BlockCurve
 from hwmodel.allocation.goals import CostsOfDevice, Goal
+from hwmodel.allocation.layers import Layer
 from hwmodel.allocation.power import Departure, departures
-from hwmodel.allocation.problem import Allocation
+from hwmodel.allocation.problem import Allocation, Cost
 from hwmodel.backends.estimates import Estimate
 from hwmodel.ir.trace import Trace
 from hwmodel.pruning.live_models import LiveModel
@@ -85,14 +86,15 @@ class Closing:
     rounds : in their order
     chosen : the round that counts: the last where it converged, else the best
     converged : promised and delivered are within tolerance on every device, and budgets are kept to the same tolerance
-    departures : per device and layer, how far Eq. 7 of the LSP paper is from the device's energy
+    departures : per device, by layer, how far Eq. 7 of the LSP paper is from the device's energy; without layers that had lost
+        blocks to begin with
     """
 
     machines: tuple[Machine, ...]
     rounds: tuple[Round, ...]
     chosen: Round
     converged: bool
-    departures: tuple[tuple[Departure, ...], ...]
+    departures: tuple[Mapping[str, Departure], ...]
 
 
 def close(
@@ -123,7 +125,6 @@ def close(
         Curves, budgets or devices that do not fit each other.
     """
     structure = live.structure
-    goal = goal if origin is None else goal.counted_from(origin)
     bench = _Bench(
         live=live, structure=structure, origin=origin or structure, pricers=tuple(pricers), goal=goal, checkpoint=checkpoint
     )
@@ -131,10 +132,10 @@ def close(
     whole = machines if origin is None else tuple(Machine(pricer(origin)) for pricer in pricers)
     layers = goal.layers(curves, structure, machines)
     tables = [_shares_of(one, machine.costs(layers)) for one, machine in zip(whole, machines, strict=True)]
-    told = tuple(departures(layers, table["energy_j"]) for table in tables)
+    told = tuple(_departures(layers, table["energy_j"]) for table in tables)
     rounds: list[Round] = []
     for number in range(1, goal.rounds + 1):
-        allocation = goal.solved(layers, structure, tables)
+        allocation = goal.solved(layers, structure, tables, origin)
         now = bench.delivered(number, allocation, tables)
         rounds.append(now)
         tell(now)
@@ -147,6 +148,14 @@ def close(
     if best is not rounds[-1]:
         bench.save(best.allocation)
     return Closing(machines=machines, rounds=tuple(rounds), chosen=best, converged=bench.holds(best), departures=told)
+
+
+def _departures(layers: Sequence[Layer], cost: Cost) -> dict[str, Departure]:
+    whole = [(layer, curve) for layer, curve in zip(layers, cost.curves, strict=True) if layer.pruned.min() == 0]
+    if not whole:
+        return {}
+    found = departures([layer for layer, _ in whole], replace(cost, curves=tuple(curve for _, curve in whole)))
+    return {one.name: one for one in found}
 
 
 def _shares_of(machine: Machine, table: CostsOfDevice) -> CostsOfDevice:

@@ -81,37 +81,35 @@ class Goal:
         """The budgets in the user's words."""
         return ", ".join(map(str, self.budgets))
 
-    def counted_from(self, origin: Trace) -> Goal:
-        """The same goal with shares of FLOPs told as numbers of them, for use on a model that lost some already."""
-
-        def fixed(budget: Budget) -> Budget:
-            if not budget.share or budget.quantity not in _COUNTED:
-                return budget
-            return replace(
-                budget, value=budget.value * flop_cost((), origin, total=budget.quantity == "flops-total").dense, share=False
-            )
-
-        return replace(self, budgets=tuple(map(fixed, self.budgets)))
-
     def layers(self, curves: Mapping[str, BlockCurve], trace: Trace, machines: Sequence[Machine]) -> tuple[Layer, ...]:
         """The layers with the rankings that this goal can use."""
         aware = self.whole_units and self.on_machines and self.solver != "paper"
         units: list[Shape] = [unit for machine in machines if (unit := machine.skip_unit) is not None] if aware else []
         return layers_of(curves, trace, units=units, ratios=self.ratios)
 
-    def limits(self, layers: Sequence[Layer], trace: Trace, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
+    def limits(
+        self, layers: Sequence[Layer], trace: Trace, costs: Sequence[CostsOfDevice], origin: Trace | None = None
+    ) -> tuple[Limit, ...]:
         """What all budgets together stand for.
+
+        Parameters
+        ----------
+        trace : of the model that the layers are of, without sparsity
+        costs : of the layers, one mapping per device; shares are of their dense costs
+        origin : the model that shares of FLOPs are of; ``trace`` where None
 
         Raises
         ------
         HwmodelError
             A budget that needs a device where none is given.
         """
-        return tuple(
-            limit
-            for budget in self.budgets
-            for limit in limits(budget, layers, trace=trace, costs=costs, weights=self._weights(budget))
-        )
+        found: list[Limit] = []
+        for budget in self.budgets:
+            if budget.quantity in _COUNTED:
+                found += [_of(origin or trace, budget, limit) for limit in limits(budget, layers, trace=trace)]
+            else:
+                found += limits(budget, layers, costs=costs, weights=self.weights)
+        return tuple(found)
 
     def device_limits(self, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
         """The limits on what devices say, of costs without choices: is a finished model within budget?"""
@@ -140,16 +138,24 @@ class Goal:
     def _weights(self, budget: Budget) -> tuple[float, ...] | None:
         return None if budget.quantity in _COUNTED else self.weights
 
-    def solved(self, layers: tuple[Layer, ...], trace: Trace, costs: Sequence[CostsOfDevice]) -> Allocation:
-        """The choice with least distortion that keeps the budgets.
+    def solved(
+        self, layers: tuple[Layer, ...], trace: Trace, costs: Sequence[CostsOfDevice], origin: Trace | None = None
+    ) -> Allocation:
+        """The choice with least distortion that keeps the budgets; parameters as :meth:`limits`.
 
         Raises
         ------
         InfeasibleError
             Budgets that no choice meets; the message says what can be reached.
         """
-        problem = Problem(layers=layers, limits=self.limits(layers, trace, costs), floor=self.floor, cap=self.cap)
+        problem = Problem(layers=layers, limits=self.limits(layers, trace, costs, origin), floor=self.floor, cap=self.cap)
         return solve(problem, self.solver, **self.settings)
+
+
+def _of(origin: Trace, budget: Budget, limit: Limit) -> Limit:
+    """The limit with its share, and what is told of it, of the FLOPs of ``origin``."""
+    dense = flop_cost((), origin, total=budget.quantity == "flops-total").dense
+    return replace(limit, cost=replace(limit.cost, dense=dense), most=budget.value * dense if budget.share else budget.value)
 
 
 def _unranked(operator: Operator, block: Shape, *, ends: bool = False) -> Layer:

@@ -176,19 +176,20 @@ def settle(
     """
     turns: list[Turn] = []
     origin = live.structure if wishes else None
+
+    def turn(structure: Structure) -> Turn:
+        shaped = structure.of(live)
+        closing = close(shaped, sensing.curves(shaped), pricers, goal, checkpoint, origin=origin, tell=tell)
+        return Turn(structure=structure, live=shaped, closing=closing)
+
     if not wishes:
-        goal.check_reachable(
-            live.structure, sensing.chosen(live), sensing.block, [Machine(pricer(live.structure)) for pricer in pricers]
-        )
+        machines = [Machine(pricer(live.structure)) for pricer in pricers]
+        goal.check_reachable(live.structure, sensing.chosen(live), sensing.block, machines)
+        return [turn(Structure())], True
     chooser = Chooser(live=live, sensing=sensing, wishes=wishes, value=valuation(goal, live.structure, pricers))
     for _ in range(TURNS):
         structure = chooser.choice(turns[-1] if turns else None)
         if turns and structure == turns[-1].structure:
             return turns, True
-        shaped = structure.of(live)
-        curves = sensing.curves(shaped)
-        closing = close(shaped, curves, pricers, goal, checkpoint, origin=origin, tell=tell)
-        turns.append(Turn(structure=structure, live=shaped, closing=closing))
-        if not wishes:
-            return turns, True
-    return turns, False
+        turns.append(turn(structure))
+    return turns, chooser.choice(turns[-1]) == turns[-1].structure

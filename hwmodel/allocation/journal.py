@@ -66,7 +66,7 @@ def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
     for machine, told in zip(turn.closing.machines, turn.closing.departures, strict=True):
         yield Step("machine", {
             "turn": number, "device": machine.label, "skip_unit": machine.skip_unit, **_totals(machine.dense),
-            "departure_from_eq_7": {one.name: one.largest for one in told},
+            "departure_from_eq_7": {name: one.largest for name, one in told.items()},
         })  # fmt: skip
     for one in turn.closing.rounds:
         yield Step("round", {"turn": number, **_of_round(one)})

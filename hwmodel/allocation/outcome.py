@@ -112,7 +112,7 @@ class ClosedLoop:
         """One row per layer, as :meth:`Allocation.frame`, and per device how far Eq. 7 is from it (``departure ...``)."""
         table = self.allocation.frame()
         for machine, told in zip(self.closing.machines, self.closing.departures, strict=True):
-            table[f"departure on {machine.label}"] = [one.largest for one in told]
+            table[f"departure on {machine.label}"] = [told[name].largest if name in told else float("nan") for name in table.index]
         return table
 
     def document(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class ClosedLoop:
             "costs": [asdict(check) | {"gap": check.gap} for check in self.checks],
             "density": allocation.density,
             "departure_from_eq_7": {
-                machine.label: {one.name: one.largest for one in told}
+                machine.label: {name: one.largest for name, one in told.items()}
                 for machine, told in zip(self.closing.machines, self.closing.departures, strict=True)
             },
         }  # fmt: skip

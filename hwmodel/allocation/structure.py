@@ -27,6 +27,11 @@ class Structure:
     heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     tokens: Mapping[int, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        heads = ", ".join(f"{' '.join(map(str, kept))} of block {block}" for block, kept in sorted(self.heads.items()))
+        tokens = ", ".join(f"{keep:.1%} behind the attention of block {block}" for block, keep in sorted(self.tokens.items()))
+        return f"heads kept: {heads or 'all'}; patch tokens kept: {tokens or 'all'}"
+
     @property
     def head_rules(self) -> tuple[EncoderRule, ...]:
         """The heads as rules of a recipe."""

@@ -33,6 +33,7 @@ class UnitCosts:
     Parameters
     ----------
     counts : (points,) ascending
+    whole : (blocks,) units of every block in the model as it is
     cost : (blocks, points)
         A block's operators with that many units, in the model with as many everywhere
     rest : (points,) what lies outside the blocks, and the copy of the tokens that stay
@@ -41,6 +42,7 @@ class UnitCosts:
     """
 
     counts: IntArray
+    whole: IntArray
     cost: FloatArray
     rest: FloatArray
     name: str
@@ -48,12 +50,12 @@ class UnitCosts:
 
     @property
     def per_unit(self) -> FloatArray:
-        """(blocks,) saved by one unit less within the block, on average from all of them to the fewest.
+        """(blocks,) saved by one unit less within the block, on average from all of them to the fewest priced.
 
         An average, because costs come in steps: the next unit alone may save nothing, or a whole tile.
         """
-        saved = (self.cost[:, -1] - self.cost[:, 0]) / (self.counts[-1] - self.counts[0])
-        found: FloatArray = np.maximum(saved, 0.0)
+        saved = self.cost[:, -1] - self.cost[:, 0]
+        found: FloatArray = np.maximum(saved, 0.0) / np.maximum(self.whole - self.counts[0], 1)
         return found
 
     def total(self, counts: Sequence[int] | IntArray) -> float:
@@ -107,7 +109,8 @@ def head_costs(
         return [{"blocks": str(block), "heads": count} for block, own in heads.items() if count < own]
 
     points = _points(counts, max(heads.values()), f"{trace.model}: heads")
-    return _priced(trace, {count: rules(count) for count in points}, quantity, device, options)
+    whole = [heads.get(block, 0) for block in range(_blocks(trace))]
+    return _priced(trace, {count: rules(count) for count in points}, whole, quantity, device, **options)
 
 
 def token_costs(
@@ -138,7 +141,11 @@ def token_costs(
     first = min(operator.block for operator in trace.operators if operator.block is not None)
     points = _points(counts, tokens.patches, f"{trace.model}: patch tokens")
     rules = {count: [{"blocks": str(first), "tokens": count}] if count < tokens.patches else [] for count in points}
-    return _priced(trace, rules, quantity, device, options)
+    return _priced(trace, rules, [tokens.patches] * _blocks(trace), quantity, device, **options)
+
+
+def _blocks(trace: Trace) -> int:
+    return 1 + max(operator.block for operator in trace.operators if operator.block is not None)
 
 
 def _points(counts: Sequence[int] | None, most: int, what: str) -> list[int]:
@@ -151,9 +158,10 @@ def _points(counts: Sequence[int] | None, most: int, what: str) -> list[int]:
 def _priced(
     trace: Trace,
     rules: Mapping[int, Sequence[Mapping[str, Any]]],
+    whole: Sequence[int],
     quantity: Quantity,
     device: str | Path | Card,
-    options: Mapping[str, Any],
+    **options: Any,
 ) -> UnitCosts:
     """One estimate per count, its operators summed by encoder block."""
     if quantity not in QUANTITIES:
@@ -169,6 +177,7 @@ def _priced(
     table = np.stack(columns, axis=1)
     return UnitCosts(
         counts=np.array(list(rules), np.int64),
+        whole=np.array(whole, np.int64),
         cost=table[1:],
         rest=table[0],
         name=f"{quantity} on {found.device}/{found.mode}",

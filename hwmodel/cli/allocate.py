@@ -209,8 +209,7 @@ def _layers(found: ClosedLoop) -> Any:
 
     labels = [f"Eq. 7 off by, {machine.label}" for machine in found.closing.machines]
     table = new_table("Layers", ["layer", "blocks", "kept", "distortion", *labels], left=1)
-    departures = zip(*found.closing.departures, strict=True)
-    for (name, row), told in zip(found.allocation.frame().iterrows(), departures, strict=True):
-        shown = (percent(one.largest, 1) for one in told)
+    for name, row in found.allocation.frame().iterrows():
+        shown = (percent(told[str(name)].largest if name in told else None, 1) for told in found.closing.departures)
         plain_row(table, str(name), f"{row.blocks:.0f}", percent(row.density, 1), significant(row.delta), *shown)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def report(
     as_csv: AsCsv = False,
 ) -> None:
     """Compare a dense model and its pruned versions on several devices, as one HTML file that needs no network."""
+    from hwmodel.reporting import helpers
     from hwmodel.reporting.report import FigureFolder, Variant, report_csv, write_report
     from hwmodel.reporting.tables import estimates_table
 
@@ -69,6 +71,9 @@ def report(
     if figure_format is not None and figures is None:
         raise HwmodelError(f"--format {figure_format}: for the files of --figures; name a folder for them")
     folder = None if figures is None else FigureFolder(Path(figures), figure_format or "pdf")
+    helped = workers != 1 and (os.cpu_count() or 1) > 1
+    if helped:
+        helpers.warm_up()
     plan = Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)
     with progress() as step:
         step(f"reading {model}")
@@ -81,7 +86,7 @@ def report(
             pruned = living(version, drop_dead, label)
             step(f"pricing {label} on {len(plan.cards)} devices")
             variants.append(Variant(label=label, trace=pruned, estimates=tuple(plan.estimates(pruned))))
-        write_report(variants, output, step, static=static, figures=folder)
+        write_report(variants, output, step, static=static, figures=folder, helped=helped)
     if as_csv:
         sys.stdout.write(report_csv(variants))
         sys.stderr.write(f"hwmodel: report written to {output}\n")

@@ -60,21 +60,22 @@ class BackwardPasses:
         import torch
 
         capture.start(len(images))
-        with capture.hooked(), torch.enable_grad():
-            objectives = self.objectives(self.outputs(images), labels, first)
-            rows = []
-            for probe, objective in enumerate(objectives, start=1):
-                if not objective.requires_grad:
-                    raise HwmodelError("no layer's output reaches the output of the model by a differentiable way")
-                objective.sum().backward(retain_graph=probe < len(objectives))
-                rows.append(self._collected(capture.taken(), len(images)))
-        return np.stack(rows, axis=1).reshape(len(images) * len(objectives), -1)
+        with torch.enable_grad():
+            totals = [objective.sum() for objective in self.objectives(self.outputs(images, capture), labels, first)]
+        rows = []
+        for probe, total in enumerate(totals, start=1):
+            if not total.requires_grad:
+                raise HwmodelError("no layer's output reaches the output of the model by a differentiable way")
+            with _told("the backward pass"):
+                torch.autograd.backward(total, retain_graph=probe < len(totals))
+            rows.append(self._collected(capture.taken(), len(images)))
+        return np.stack(rows, axis=1).reshape(len(images) * len(totals), -1)
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """(images, ...) what the model returns."""
+    def outputs(self, images: Tensor, capture: Capture) -> Tensor:
+        """(images, ...) what the model returns; layers are followed."""
         from torch.func import functional_call
 
-        with _told("the forward pass"):
+        with _told("the forward pass"), capture.following():
             returned: Any = functional_call(self.model, self._weights, (images,))
         found = getattr(returned, "logits", returned)
         import torch
@@ -88,11 +89,13 @@ class BackwardPasses:
     def objectives(self, outputs: Tensor, labels: Tensor | None, first: int) -> list[Tensor]:
         """(images,) values to differentiate, one tensor for each probe."""
         if self.kind == "loss":
-            return [self._losses(outputs, labels)]
-        _check_finite(outputs.flatten(1).sum(1), "output")
+            losses = self._losses(outputs, labels)
+            _check_finite(losses, "loss", first)
+            return [losses]
+        _check_finite(outputs, "output", first)
         drawn = [self._combinations(first + place, tuple(outputs.shape[1:])) for place in range(len(outputs))]
         combinations = outputs.new_tensor(np.stack(drawn, axis=1))
-        return [(outputs * weights).flatten(1).sum(1) for weights in combinations]
+        return [(outputs * weights).reshape(len(outputs), -1).sum(1) for weights in combinations]
 
     def _combinations(self, place: int, shape: tuple[int, ...]) -> Float32Array:
         """(probes, ...) standard normal numbers of one image."""
@@ -110,7 +113,6 @@ class BackwardPasses:
                 found = cross_entropy(outputs, labels, reduction="none")
         if tuple(found.shape) != (len(outputs),):
             raise HwmodelError(f"the loss has shape {tuple(found.shape)}, expected one value for each of {len(outputs)} images")
-        _check_finite(found, "loss")
         return found
 
     def _collected(self, found: dict[str, Tensor], images: int) -> Float32Array:
@@ -141,6 +143,7 @@ def _described(found: object) -> str:
     return type(found).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
 
 
-def _check_finite(values: Tensor, what: str) -> None:
-    if not (finite := values.isfinite()).all():
-        raise HwmodelError(f"the {what} of image {int((~finite).nonzero()[0, 0])} of them is not finite")
+def _check_finite(values: Tensor, what: str, first: int) -> None:
+    finite = values.isfinite().reshape(len(values), -1).all(1)
+    if not finite.all():
+        raise HwmodelError(f"the {what} of image {first + int((~finite).nonzero()[0, 0])} is not finite")

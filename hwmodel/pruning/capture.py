@@ -1,9 +1,10 @@
-"""Block projections caught by hooks while one ordinary backward pass runs."""
+"""Block projections, caught while one ordinary backward pass runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError
@@ -15,58 +16,79 @@ if TYPE_CHECKING:
 
 
 class Capture:
-    """Hooks on layers that add up, during each backward pass, weight times gradient over every block, image by image.
+    """Adds up, during each backward pass, weight times gradient over every block of some layers, image by image.
 
-    ``found`` holds (images, blocks) for each layer that the gradient has reached since :meth:`start`; a layer that is called more
-    than once adds up its calls. ``inputs`` are those held for the backward pass, ``rows`` what each layer was given for an image.
+    Layers are followed where they are called, and where another module multiplies by their weight itself. ``found`` holds (images,
+    blocks) for each layer that the gradient has reached since :meth:`start`; a layer that is used more than once adds up its uses.
+    ``inputs`` are those held for the backward pass, ``rows`` what each layer was given for an image.
     """
 
     def __init__(self, layers: Sequence[WeightLayer], chunk_bytes: int) -> None:
         self._layers = layers
         self._chunk_bytes = chunk_bytes
         self._images = 0
+        self._running: set[str] = set()
         self.found: dict[str, Tensor] = {}
         self.rows: dict[str, int] = {}
         self.inputs: list[Tensor] = []
-
-    @contextmanager
-    def hooked(self) -> Iterator[Capture]:
-        """While the hooks are in place."""
-        hooks = [layer.module.register_forward_hook(self._hook(layer)) for layer in self._layers]
-        try:
-            yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def start(self, images: int) -> None:
         """Forget what was found, ahead of a forward pass of ``images``."""
         self._images = images
         self.found, self.rows, self.inputs = {}, {}, []
 
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """During a forward pass."""
+        from torch.nn.utils import parametrize
+
+        hooks: list[Any] = []
+        for layer in self._layers:
+            hooks.append(layer.module.register_forward_pre_hook(partial(self._enter, layer)))
+            hooks.append(layer.module.register_forward_hook(partial(self._leave, layer)))
+        try:
+            with parametrize.cached(), _products_seen(self._product):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def taken(self) -> dict[str, Tensor]:
         """What one backward pass has found; the next one starts anew."""
         found, self.found = self.found, {}
         return found
 
-    def _hook(self, layer: WeightLayer) -> Any:
-        def caught(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            given, weight = inputs[0].detach(), layer.weight()
-            version = given._version
-            self.rows[layer.name] = self.rows.get(layer.name, 0) + layer.output_rows(output).shape[:-1].numel() // self._images
-            self.inputs.append(given)
-            if not output.requires_grad:  # nothing before this layer needs a gradient
-                output = output.requires_grad_().clone()  # a copy, for leaves cannot be changed in place
+    def _enter(self, layer: WeightLayer, _module: object, _inputs: object) -> None:
+        self._running.add(layer.name)
 
-            def project(gradient: Tensor) -> None:
-                if given._version != version:
-                    raise HwmodelError(f"{layer.name}: its input is changed in place later in the forward pass, and so is lost")
-                self._add(layer, given, gradient, weight)
+    def _leave(self, layer: WeightLayer, _module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self._running.discard(layer.name)
+        return self._follow(layer, inputs[0], output)
 
-            output.register_hook(project)
-            return output
+    def _product(self, inputs: Tensor, weight: Tensor, output: Tensor) -> Tensor:
+        """A linear product outside of the layer whose weight it takes."""
+        for layer in self._layers:
+            if layer.module.weight is weight and layer.name not in self._running:
+                return self._follow(layer, inputs, output)
+        return output
 
-        return caught
+    def _follow(self, layer: WeightLayer, inputs: Tensor, output: Any) -> Tensor:
+        """``output``, which tells of its gradient once that is known."""
+        given, weight = inputs.detach(), layer.weight()
+        version = given._version
+        self.rows[layer.name] = self.rows.get(layer.name, 0) + layer.output_rows(output).shape[:-1].numel() // self._images
+        self.inputs.append(given)
+        if not output.requires_grad:  # nothing before this layer needs a gradient
+            output = output.requires_grad_().clone()  # a copy, for leaves cannot be changed in place
+
+        def project(gradient: Tensor) -> None:
+            if given._version != version:
+                raise HwmodelError(f"{layer.name}: its input is changed in place later in the forward pass, and so is lost")
+            self._add(layer, given, gradient, weight)
+
+        output.register_hook(project)
+        found: Tensor = output
+        return found
 
     def _add(self, layer: WeightLayer, given: Tensor, gradient: Tensor, weight: Tensor) -> None:
         inputs, outputs = (self._by_image(layer, rows) for rows in (layer.input_rows(given), layer.output_rows(gradient.detach())))
@@ -80,6 +102,22 @@ class Capture:
                 f"{layer.name}: its {rows.shape[:-1].numel()} rows are not those of {self._images} images, each as many"
             )
         return rows.reshape(self._images, -1, rows.shape[-1])
+
+
+def _products_seen(told: Callable[[Tensor, Tensor, Tensor], Tensor]) -> AbstractContextManager[object]:
+    """While each linear product hands its input, weight and output to ``told``, and returns what that does."""
+    from torch.nn.functional import linear
+    from torch.overrides import TorchFunctionMode
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            output = func(*args, **(kwargs or {}))
+            if func is not linear:
+                return output
+            given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            return told(given["input"], given["weight"], output)
+
+    return Seen()
 
 
 def block_products(inputs: Tensor, outputs: Tensor, weight: Tensor, layer: WeightLayer, chunk_bytes: int) -> Tensor:
@@ -124,17 +162,18 @@ def _by_gradient(inputs: Tensor, outputs: Tensor, weight: Tensor, grid: tuple[in
 
     products = torch.bmm(outputs.transpose(1, 2), inputs)
     products *= weight
-    by_row = products.unflatten(1, (grid[0], -1)).sum(2)
-    return by_row.unflatten(2, (grid[1], -1)).sum(3)
+    by_row = products.reshape(len(products), grid[0], -1, products.shape[2]).sum(2)
+    return by_row.reshape(len(products), *grid, -1).sum(3)
 
 
 def _by_columns(inputs: Tensor, outputs: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
     """(images, block rows, block columns) by way of what each block column adds to the outputs."""
     import torch
 
-    parts = torch.einsum("ntcj,ocj->ntoc", inputs.unflatten(2, (grid[1], -1)), weight.unflatten(1, (grid[1], -1)))
+    columns = inputs.reshape(*inputs.shape[:2], grid[1], -1)
+    parts = torch.einsum("ntcj,ocj->ntoc", columns, weight.reshape(len(weight), grid[1], -1))
     parts *= outputs.unsqueeze(-1)
-    return parts.sum(1).unflatten(1, (grid[0], -1)).sum(2)
+    return parts.sum(1).reshape(len(inputs), grid[0], -1, grid[1]).sum(2)
 
 
 def _padded(values: Tensor, size: int, dim: int) -> Tensor:

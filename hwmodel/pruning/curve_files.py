@@ -39,9 +39,8 @@ def save_curves(curves: Curves, path: str | Path) -> None:
 
 def _described(layer: LayerCurve) -> dict[str, Any]:
     distortion = layer.distortion
-    return {
-        "name": layer.name, "shape": list(layer.shape), "block": list(layer.block), "form": distortion.form, "kappa": distortion.kappa,
-    }  # fmt: skip
+    shape, block = list(layer.shape), list(layer.block)
+    return {"name": layer.name, "shape": shape, "block": block, "form": distortion.form, "kappa": distortion.kappa}
 
 
 def load_curves(path: str | Path) -> Curves:

@@ -165,7 +165,8 @@ def layer_curve(
     except HwmodelError as error:
         raise HwmodelError(f"{name}: {error}") from error
     return LayerCurve(
-        name=name, shape=shape, block=block, order=ranked.astype(np.int64), delta=delta, scores=scores, kept=kept, distortion=distortion
+        name=name, shape=shape, block=block, order=ranked.astype(np.int64), delta=delta,
+        scores=scores, kept=kept, distortion=distortion,
     )  # fmt: skip
 
 

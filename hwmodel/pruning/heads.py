@@ -32,7 +32,7 @@ def remove_heads(model: nn.Module, kept: Mapping[int, Iterable[int]]) -> nn.Modu
         A model or block without attention of a known kind, no head or an unknown head, weights under a mask or parametrization,
         or attention normalised over all its heads together, where fewer heads are not the same as zeros.
     """
-    copied = copy.deepcopy(model)
+    copied = _copied(model)
     found = attentions(copied, "remove_heads")
     for block, heads in kept.items():
         if block not in found:
@@ -42,6 +42,16 @@ def remove_heads(model: nn.Module, kept: Mapping[int, Iterable[int]]) -> nn.Modu
             _refuse_coupled(block, found[block])
             _narrow(found[block], staying)
     return copied
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy with weights of its own; products of weight and mask are no leaves, and made anew when the copy runs."""
+    from torch import Tensor
+
+    derived = {
+        id(held): held.detach().clone() for part in model.modules() for held in vars(part).values() if isinstance(held, Tensor)
+    }
+    return copy.deepcopy(model, derived)
 
 
 def _staying(block: int, heads: Iterable[int], total: int) -> list[int]:

@@ -51,7 +51,7 @@ def release_masks(model: nn.Module) -> nn.Module:
 
     for module in as_module(model).modules():
         for name in _held(module):
-            prune.remove(module, name)
+            prune.remove(module, name)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -105,7 +105,7 @@ def _prune(layer: Any, mask: BlockMask, *, hold: bool) -> None:
 
     kept = element_mask(mask, layer.weight)
     if hold:
-        prune.custom_from_mask(layer, "weight", kept)
+        prune.custom_from_mask(layer, "weight", kept)  # type: ignore[no-untyped-call]
         return
     with torch.no_grad():
         if "weight" in layer._parameters:

@@ -6,7 +6,7 @@ Projections add up: those of a coarser block are sums of those of the finest blo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -80,9 +80,14 @@ class LayerProjections:
             raise HwmodelError(f"{self.name}: a block of {told(block)} does not fit a weight of {told(self.shape)} (out x in)")
         if block == self.finest:
             return self
-        return LayerProjections(
-            name=self.name, shape=self.shape, finest=block, p=self._summed(self.p, block),
-            squared_norms=self._summed(self.squared_norms[None], block)[0], magnitudes=self._summed(self.magnitudes[None], block)[0],
+        squared_norms, magnitudes = self._summed(np.stack([self.squared_norms, self.magnitudes]), block)
+        return replace(self, finest=block, p=self._summed(self.p, block), squared_norms=squared_norms, magnitudes=magnitudes)
+
+    def curve(self, *, form: Form, score: Score, kappa: float, order: npt.ArrayLike | None = None) -> LayerCurve:
+        """Order and distortion at these blocks, see :meth:`Projections.curves`."""
+        return layer_curve(
+            self.name, self.shape, self.finest, p=self.p, squared_norms=self.squared_norms, magnitudes=self.magnitudes,
+            form=form, score=score, kappa=kappa, order=order,
         )  # fmt: skip
 
     def _summed(self, values: npt.NDArray[np.floating], block: Shape) -> npt.NDArray[np.floating]:
@@ -176,9 +181,10 @@ class Projections:
         orders = dict(order or {})
         if unknown := sorted(orders.keys() - blocks.keys()):
             raise UnknownNameError("layer", unknown[0], blocks)
-        return Curves(
-            tuple(self._curve(name, size, delta, score, kappa, orders.get(name)) for name, size in blocks.items()), self.samples
+        made = (
+            self[name].at(size).curve(form=delta, score=score, kappa=kappa, order=orders.get(name)) for name, size in blocks.items()
         )
+        return Curves(tuple(made), self.samples)
 
     def _check(self, delta: str, score: str) -> None:
         for what, found, known in (("delta", delta, FORMS), ("score", score, SCORES)):
@@ -201,13 +207,6 @@ class Projections:
                 f"blocks of {sizes} (out x in) do not fit {', '.join(small)}; choose others with layers=, or give them "
                 "blocks of their own: block={'glob': (out, in)}"
             )
-
-    def _curve(self, name: str, block: Shape, delta: Form, score: Score, kappa: float, order: npt.ArrayLike | None) -> LayerCurve:
-        layer = self[name].at(block)
-        return layer_curve(
-            name, layer.shape, block, p=layer.p, squared_norms=layer.squared_norms, magnitudes=layer.magnitudes,
-            form=delta, score=score, kappa=kappa, order=order,
-        )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
         """Write a file that :meth:`load` reads back equal."""

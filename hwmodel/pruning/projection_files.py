@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -72,6 +73,10 @@ class ProjectionFile:
         self.rows = (self._file.tell() - self._offset) // self._record.itemsize
         self.cut(self.rows)
 
+    def close(self) -> None:
+        """Nothing more is added; what was read stays readable."""
+        self._file.close()
+
     def cut(self, rows: int) -> None:
         """Forget all but the first rows."""
         self.rows = rows
@@ -88,9 +93,9 @@ class ProjectionFile:
         self._file.flush()
         self.rows += len(p)
 
-    def images(self) -> DigestArray:
-        """(rows,) digest of the image of each row."""
-        found: DigestArray = np.array(self._records()["image"])
+    def images(self, rows: slice) -> DigestArray:
+        """Digest of the image of each of some rows."""
+        found: DigestArray = np.array(self._records()["image"][rows])
         return found
 
     def _records(self) -> npt.NDArray[Any]:
@@ -133,10 +138,10 @@ def save_projections(projections: Projections, path: str | Path) -> None:
     beside = target.with_name(f".{target.name[:40]}.part")
     beside.unlink(missing_ok=True)
     try:
-        written = ProjectionFile(header, norms, beside)
-        for start in range(0, len(projections.images), _COPIED_ROWS):
-            part = slice(start, start + _COPIED_ROWS)
-            written.append(projections.images[part], np.concatenate([layer.p[part] for layer in projections], axis=1))
+        with closing(ProjectionFile(header, norms, beside)) as written:
+            for start in range(0, len(projections.images), _COPIED_ROWS):
+                part = slice(start, start + _COPIED_ROWS)
+                written.append(projections.images[part], np.concatenate([layer.p[part] for layer in projections], axis=1))
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
@@ -185,7 +190,7 @@ def _start_of(header: Header, norms: FloatArray) -> bytes:
 
 
 def _temporary(start: bytes) -> IO[bytes]:
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as what is read from it
     file.write(start)
     return file
 

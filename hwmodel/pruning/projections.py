@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -21,21 +20,23 @@ from hwmodel.pruning.backward_passes import BackwardPasses
 from hwmodel.pruning.capture import Capture
 from hwmodel.pruning.curves import Curves, Score
 from hwmodel.pruning.distortion import Form
+from hwmodel.pruning.image_batches import ImagePart, image_batches, split
 from hwmodel.pruning.live_models import LiveModel
 from hwmodel.pruning.projected import KINDS, Kind, Projections
-from hwmodel.pruning.projection_files import DigestArray, Header, ProjectionFile, header_of
+from hwmodel.pruning.projection_files import Header, ProjectionFile, header_of
 from hwmodel.pruning.rehearsal import check_apart, rehearse
 from hwmodel.pruning.weight_layers import block_norms, weight_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Batch = Tensor | Sequence[Tensor]
+    from hwmodel.pruning.image_batches import Batch
+
     Loss = Callable[[Tensor, Tensor | None], Tensor]
 
 MEMORY_BYTES = 1 << 30
 
-_UNCALLED = "is not called in the forward pass; a module that takes its weight directly cannot be projected"
+_UNCALLED = "takes no part in the forward pass that could be followed (attention modules of torch keep theirs to themselves)"
 
 
 def projections(
@@ -75,33 +76,23 @@ def projections(
         memory, a loss or gradient that is not finite (its batch and layer are named), or a file of another run.
     """
     _check(kind, probes, memory_bytes)
-    running = twin(as_module(model))
+    running = _held_in_memory(twin(as_module(model)))
     found, left_out = weight_layers(running, finest, layers)
     norms = {layer.name: block_norms(layer) for layer in found}
     passes = BackwardPasses(model=running, layers=found, kind=kind, probes=probes, loss=loss, seed=seed)
-    given = _on_device(batches, running)
+    given = image_batches(batches, next(running.parameters()).device, labelled=kind == "loss")
     ahead = next(given, None)
     if ahead is None:
         raise HwmodelError("there are no images in the batches")
-    with _naming(0, 0):
+    with _naming(ahead):
         rehearsal = rehearse(passes, ahead.images, ahead.labels, memory_bytes)
-        images_per_pass = 1 if _counts_by_batch(running) else rehearsal.images(memory_bytes)
+        fitting = rehearsal.images(memory_bytes)
+    images_per_pass = 1 if _counts_by_batch(running) else fitting
     passes, left_out = _called(passes, rehearsal.called, left_out, layers or ())
-    file = ProjectionFile(
-        _header(passes, left_out, images_per_pass), np.concatenate([norms[layer.name] for layer in passes.layers], axis=1), resume
-    )
-    apart = False
-    for part in _split(chain([ahead], given), images_per_pass):
-        kept = f"; the {part.first} images before are kept in {resume}" if resume is not None and part.first else ""
-        with _naming(part.batch, part.first, kept):
-            if not apart and len(part.images) > 1:
-                check_apart(passes, part.images, part.labels, rehearsal.work_bytes)
-                apart = True
-            _add(file, passes, part, rehearsal.work_bytes)
-        done = part.first + len(part.images)
-        if progress is not None:
-            progress(done)
-    return file.projections(done * probes)
+    header = _header(passes, left_out, images_per_pass)
+    with closing(ProjectionFile(header, np.concatenate([norms[layer.name] for layer in passes.layers], axis=1), resume)) as file:
+        images = _run(passes, split(chain([ahead], given), images_per_pass), file, rehearsal.work_bytes, progress)
+        return file.projections(images * probes)
 
 
 def sensitivity_curves(
@@ -126,61 +117,39 @@ def _check(kind: str, probes: int, memory_bytes: int) -> None:
         raise HwmodelError(f"memory_bytes is {memory_bytes}, expected a number of bytes")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Part:
-    """Images of one batch, or of a part of it; ``first`` is the place of the first one among all images."""
-
-    batch: int
-    first: int
-    images: Tensor
-    labels: Tensor | None
-
-    def digests(self) -> DigestArray:
-        """(images,) what tells each image and its label from others."""
-        labels = [b""] * len(self.images) if self.labels is None else [_bytes_of(label) for label in self.labels]
-        told = (blake2b(_bytes_of(image) + label, digest_size=8) for image, label in zip(self.images, labels, strict=True))
-        return np.array([int.from_bytes(one.digest(), "little") for one in told], dtype=np.uint64)
-
-
-def _bytes_of(values: Tensor) -> bytes:
-    import torch
-
-    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _on_device(batches: Iterable[Batch], model: nn.Module) -> Iterator[_Part]:
-    """Batches that hold images, on the device of the model."""
-    import torch
-
-    device = next(model.parameters()).device
-    first = 0
-    for number, batch in enumerate([batches] if isinstance(batches, torch.Tensor) else batches):
-        values = [batch] if isinstance(batch, torch.Tensor) else list(batch)
-        if not values or not all(isinstance(value, torch.Tensor) and value.dim() for value in values[:2]):
-            raise HwmodelError(f"batch {number}: expected a tensor of images, or images and labels, found {type(batch).__name__}")
-        images, labels = values[0].to(device), values[1].to(device) if len(values) > 1 else None
-        if labels is not None and len(labels) != len(images):
-            raise HwmodelError(f"batch {number}: has {len(images)} images and {len(labels)} labels")
-        if len(images):
-            yield _Part(batch=number, first=first, images=images, labels=labels)
-        first += len(images)
-
-
-def _split(batches: Iterable[_Part], size: int) -> Iterator[_Part]:
-    for batch in batches:
-        for start in range(0, len(batch.images), size):
-            part = slice(start, start + size)
-            labels = None if batch.labels is None else batch.labels[part]
-            yield replace(batch, first=batch.first + start, images=batch.images[part], labels=labels)
+def _run(
+    passes: BackwardPasses, parts: Iterable[ImagePart], file: ProjectionFile, work: int, progress: Callable[[int], None] | None
+) -> int:
+    """Project all parts into a file; the number of images."""
+    apart, done = False, 0
+    for part in parts:
+        with _naming(part, file):
+            if not apart and len(part.images) > 1:
+                check_apart(passes, part.images, part.labels, work)
+                apart = True
+            _add(file, passes, part, work)
+        done = part.first + len(part.images)
+        if progress is not None:
+            progress(done)
+    return done
 
 
 @contextmanager
-def _naming(batch: int, first: int, kept: str = "") -> Iterator[None]:
+def _naming(part: ImagePart, file: ProjectionFile | None = None) -> Iterator[None]:
     """Errors that name the batch they come from, and say what is kept."""
+    kept = f"; the {part.first} images before are kept in {file.path}" if file is not None and file.path and part.first else ""
     try:
         yield
     except HwmodelError as error:
-        raise HwmodelError(f"batch {batch} (from image {first}): {error}{kept}") from error
+        raise HwmodelError(f"batch {part.batch} (from image {part.first}): {error}{kept}") from error
+
+
+def _held_in_memory(copied: nn.Module) -> nn.Module:
+    """A copy whose blocks are not run a second time in the backward pass (timm's checkpointing), when no hook is in place."""
+    for module in copied.modules():
+        if hasattr(module, "grad_checkpointing"):
+            vars(module)["grad_checkpointing"] = False
+    return copied
 
 
 def _counts_by_batch(model: nn.Module) -> bool:
@@ -208,18 +177,20 @@ def _header(passes: BackwardPasses, left_out: Mapping[str, str], images_per_pass
     device = next(passes.model.parameters()).device
     made_by = {
         "torch": version("torch"), "device": device.type, "images_per_pass": str(images_per_pass),
-        "weights": LiveModel(module=passes.model).digest(), "loss": getattr(passes.loss, "__qualname__", str(passes.loss)),
+        "weights": LiveModel(module=passes.model).digest(),
     }  # fmt: skip
+    if passes.loss is not None:
+        made_by["loss"] = getattr(passes.loss, "__qualname__", type(passes.loss).__name__)
     layers = [(layer.name, layer.shape, layer.finest) for layer in passes.layers]
     return header_of(layers, kind=passes.kind, probes=passes.probes, seed=passes.seed, left_out=left_out, made_by=made_by)
 
 
-def _add(file: ProjectionFile, passes: BackwardPasses, part: _Part, work: int) -> None:
+def _add(file: ProjectionFile, passes: BackwardPasses, part: ImagePart, work: int) -> None:
     """Project a part that the file does not hold yet; one that it holds must be of the same images."""
     digests = np.repeat(part.digests(), passes.probes)
     start, end = part.first * passes.probes, part.first * passes.probes + len(digests)
     if file.rows >= end:
-        if not np.array_equal(file.images()[start:end], digests):
+        if not np.array_equal(file.images(slice(start, end)), digests):
             raise HwmodelError(f"{file.path}: holds projections of other images; delete it or name another file")
         return
     file.cut(start)

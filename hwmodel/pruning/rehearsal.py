@@ -18,8 +18,6 @@ MOST_IMAGES = 8
 _IN_FLIGHT = 3
 """Gradients of the largest output that exist at once while a backward pass runs."""
 
-_MIB = 1 << 20
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
@@ -53,7 +51,7 @@ class Rehearsal:
 def too_small(needed: int, memory_bytes: int) -> HwmodelError:
     """The error where one image does not fit."""
     return HwmodelError(
-        f"one image takes {needed / _MIB:.0f} MiB beside the model, memory_bytes allows {memory_bytes / _MIB:.0f} MiB; "
+        f"one image takes at least {needed >> 10} KiB beside the model, memory_bytes allows {memory_bytes >> 10} KiB; "
         "allow more, or take smaller images"
     )
 
@@ -76,8 +74,8 @@ def rehearse(passes: BackwardPasses, images: Tensor, labels: Tensor | None, memo
 
     capture = Capture(passes.layers, memory_bytes)
     capture.start(1)
-    with capture.hooked(), torch.enable_grad(), saved_tensors_hooks(hold, lambda tensor: tensor):
-        passes.objectives(passes.outputs(images[:1]), None if labels is None else labels[:1], 0)
+    with torch.enable_grad(), saved_tensors_hooks(hold, lambda tensor: tensor):
+        passes.objectives(passes.outputs(images[:1], capture), None if labels is None else labels[:1], 0)
     for given in capture.inputs:
         hold(given)
     blocks = sum(layer.blocks for layer in passes.layers)
@@ -104,8 +102,8 @@ def check_apart(passes: BackwardPasses, images: Tensor, labels: Tensor | None, w
     both = None if labels is None else labels[:2] if len(labels) > 1 else labels.repeat(2, *[1] * (labels.dim() - 1))
     capture = Capture(passes.layers, work)
     capture.start(2)
-    with capture.hooked(), torch.enable_grad():
-        passes.objectives(passes.outputs(pair), both, 0)[0][0].backward()
+    with torch.enable_grad():
+        torch.autograd.backward(passes.objectives(passes.outputs(pair, capture), both, 0)[0][0])
     for name, found in capture.taken().items():
         if bool(found.isfinite().all() and found[1].any()):
             raise HwmodelError(

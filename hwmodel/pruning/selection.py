@@ -86,6 +86,8 @@ def select(
         raise HwmodelError(
             f"select: scores must be (blocks, units) and saved per block or unit, got {scores.shape} and {saved.shape}"
         )
+    if not np.isfinite(saved).all():
+        raise HwmodelError("select: saved costs must be finite")
     if not budget >= 0:
         raise HwmodelError(f"select: the budget must be a loss of at least 0, got {budget}")
     if scope not in get_args(Scope):
@@ -182,12 +184,12 @@ def _globally(task: _Task, budget: float) -> Selection:
     kept, loss, stuck = task.present.copy(), 0.0, set[tuple[int, int]]()
     counts = task.counted(kept)
     for step in sorted(_steps(task)):
-        if loss + step.harm > budget * (1 + _ROUNDING):
-            break
         place, missed = (-1 if task.lasting else step.block, step.unit), slice(step.block, step.end)
         if place in stuck or (counts[missed] <= task.least).any():
             stuck.add(place)
             continue
+        if loss + step.harm > budget * (1 + _ROUNDING):
+            break
         kept[missed, step.unit] = False
         counts[missed] -= 1
         loss += step.harm
@@ -201,8 +203,9 @@ def _per_block(task: _Task, budget: float) -> Selection:
         here = np.where(kept[block] & (task.total[block] > 0), task.harm[block], np.inf)
         order = np.argsort(here / np.where(task.total[block] > 0, task.total[block], 1.0), kind="stable")
         spent = np.cumsum(here[order])
+        fitting = np.count_nonzero(np.isfinite(spent) & (spent <= budget * (1 + _ROUNDING)))
         free = max(0, int(task.counted(kept)[block]) - task.least)
-        going = order[: min(free, int((spent <= budget * (1 + _ROUNDING)).sum()))]
+        going = order[: min(free, int(fitting))]
         kept[block : task.end(block), going] = False
         loss += float(here[going].sum())
     return task.selection(kept, loss)

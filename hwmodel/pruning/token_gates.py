@@ -66,8 +66,7 @@ def fit_token_gate(
     with torch.no_grad():
         for images, _ in batches:
             stop = start + len(images)
-            if stop > len(targets):
-                break
+            _check_images(stop <= len(targets), len(targets))
             tokens = _entering(running, {block: modules[block] for block in wanted}, images)
             for block, x in tokens.items():
                 fits[block] = fits[block].plus(x[:, scores.prefix :], targets[start:stop, block, scores.prefix :])
@@ -81,6 +80,11 @@ def fit_token_gate(
         {block: torch.from_numpy(weights) for block, (weights, _) in solved.items()},
         {block: explained for block, (_, explained) in solved.items()},
     )
+
+
+def _check_images(same: bool, scored: int) -> None:
+    if not same:
+        raise HwmodelError(f"fit_token_gate: {scored} images were scored, the batches have another number; give the same ones")
 
 
 def _entering(model: nn.Module, modules: Mapping[int, nn.Module], images: Tensor) -> dict[int, FloatArray]:

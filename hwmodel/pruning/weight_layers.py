@@ -50,9 +50,10 @@ class WeightLayer:
         if inputs.dim() != 4 or not is_patchifying(self.module):
             return inputs
         kernel: Any = self.module.kernel_size
-        height, width = (size // side for size, side in zip(inputs.shape[2:], kernel, strict=True))
+        images, channels, *sides = inputs.shape
+        height, width = (size // side for size, side in zip(sides, kernel, strict=True))
         cropped = inputs[:, :, : height * kernel[0], : width * kernel[1]]
-        patches = cropped.unflatten(3, (width, kernel[1])).unflatten(2, (height, kernel[0]))
+        patches = cropped.reshape(images, channels, height, kernel[0], width, kernel[1])
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
     def output_rows(self, outputs: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def weight_layers(
     """
     from torch import nn
 
-    held = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    held = {name: _up_to_date(module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     if not held:
         raise HwmodelError(f"{type(model).__name__} has neither linear layers nor convolutions")
     shared = _shared_weights(model, held)
@@ -100,6 +101,16 @@ def weight_layers(
         raise HwmodelError("; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3]))
     found = tuple(_layer(name, held[name], block) for name, block in blocks_of(usable, finest).items())
     return found, reasons
+
+
+def _up_to_date(module: nn.Module) -> nn.Module:
+    """A module whose masked weight is that of its present parameters, as it becomes when the module is next called."""
+    from torch.nn.utils.prune import BasePruningMethod
+
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(module, ())
+    return module
 
 
 def _layer(name: str, module: Any, finest: Shape) -> WeightLayer:

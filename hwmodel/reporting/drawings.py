@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from hwmodel.reporting import figures, interactive, layer_figures, mask_figure, roofline_figure, style
-from hwmodel.reporting.break_even import break_even_chart, break_even_words, curves
+from hwmodel.reporting import figures, helpers, interactive, layer_figures, mask_figure, roofline_figure, style
+from hwmodel.reporting.break_even import Curve, break_even_chart, break_even_words, curves
 from hwmodel.reporting.breakdown import ROLES, by_role, layers
 from hwmodel.reporting.variants import Machine, Variant
 
@@ -18,6 +19,10 @@ Progress = Callable[[str], None]
 """Called with what is about to be done."""
 
 
+def silent(step: str) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """A figure of the page.
@@ -26,8 +31,8 @@ class Drawing:
     ----------
     name : anchor, and the name of its file
     heading, caption : what stands above and below
-    figure : drawn by matplotlib
-    svg : the same as an element of the page
+    svg : drawn by matplotlib, an element of the page
+    file : the same as a file for a paper, empty where none was asked for
     plots : plotly documents that take its place on a screen; none where it stays as drawn
     legend : what the colours of ``plots`` mean, (label, colour token)
     """
@@ -35,8 +40,8 @@ class Drawing:
     name: str
     heading: str
     caption: str
-    figure: Figure
     svg: str
+    file: bytes = b""
     plots: Sequence[interactive.Document] = ()
     legend: Sequence[tuple[str, str]] = ()
 
@@ -49,23 +54,45 @@ class Drawing:
 class _Planned:
     name: str
     heading: str
-    caption: str
+    caption: str | Callable[[], str]
     draw: Callable[[], Figure | None]
     plots: Callable[[], Sequence[interactive.Document]] = field(default=tuple)
     legend: Sequence[tuple[str, str]] = ()
 
 
-def drawings(variants: Sequence[Variant], machines: Sequence[Machine], progress: Progress, *, static: bool) -> list[Drawing]:
-    """Every figure of the page, each drawn once; without interactive ones where ``static``."""
+def drawings(
+    variants: Sequence[Variant],
+    machines: Sequence[Machine],
+    progress: Progress,
+    *,
+    static: bool,
+    suffix: str = "",
+    helped: bool = False,
+) -> list[Drawing]:
+    """Every figure of the page, each drawn once; without interactive ones where ``static``.
+
+    ``suffix`` (".pdf") asks for files too. ``helped``: :mod:`hwmodel.reporting.helpers` draw them.
+    """
+    plan = _plan(variants, machines)
+    if not helped:
+        return _drawn(plan, progress, static=static, suffix=suffix)
+    progress(f"drawing {len(plan)} figures")
+    found = {one.name: one for one in helpers.shared(partial(_drawn, progress=silent, static=static, suffix=suffix), plan)}
+    return [found[one.name] for one in plan if one.name in found]
+
+
+def _drawn(plan: Sequence[_Planned], progress: Progress, *, static: bool, suffix: str) -> list[Drawing]:
     found = []
-    for one in _plan(variants, machines):
+    for one in plan:
         progress(f"drawing {one.heading[0].lower()}{one.heading[1:]}")
         figure = one.draw()
         if figure is not None:
+            caption = one.caption if isinstance(one.caption, str) else one.caption()
             svg = style.to_svg(figure, one.name, one.heading)
             plots = () if static else tuple(one.plots())
-            told = {"name": one.name, "heading": one.heading, "caption": one.caption}
-            found.append(Drawing(**told, figure=figure, svg=svg, plots=plots, legend=one.legend))
+            file = style.paper_file(figure, suffix) if suffix else b""
+            told = {"name": one.name, "heading": one.heading, "caption": caption}
+            found.append(Drawing(**told, svg=svg, file=file, plots=plots, legend=one.legend))
     return found
 
 
@@ -108,22 +135,29 @@ def _pruning_plan(machines: Sequence[Machine]) -> list[_Planned]:
     """What only a comparison has."""
     if not machines[0].pairs:
         return []
-    planned = [
+    return [
         _Planned(
             name="losses", heading="Where the saved MACs went", caption=_LOSSES_CAPTION,
             draw=lambda: figures.where_the_gain_went(machines),
-        )
+        ),
+        _Planned(
+            name="break-even", heading="Break-even: where pruning starts to pay",
+            caption=lambda: _break_even_caption(_curves(tuple(machines))),
+            draw=lambda: break_even_chart(found) if (found := _curves(tuple(machines))) else None,
+            plots=lambda: interactive.break_even(_curves(tuple(machines))),
+        ),
     ]  # fmt: skip
-    found = curves(machines)
-    if found:
-        words = " ".join(f"{finding.lead}: {finding.text}" for finding in break_even_words(found))
-        planned.append(
-            _Planned(
-                name="break-even", heading="Break-even: where pruning starts to pay", caption=f"{_BREAK_EVEN_CAPTION} {words}",
-                draw=lambda: break_even_chart(found), plots=lambda: interactive.break_even(found),
-            )
-        )  # fmt: skip
-    return planned
+
+
+@lru_cache(maxsize=1)
+def _curves(machines: tuple[Machine, ...]) -> list[list[Curve]]:
+    """Priced once for chart, plots and words."""
+    return curves(machines)
+
+
+def _break_even_caption(found: Sequence[Sequence[Curve]]) -> str:
+    words = " ".join(f"{finding.lead}: {finding.text}" for finding in break_even_words(found))
+    return f"{_BREAK_EVEN_CAPTION} {words}"
 
 
 def _variant_plan(place: int, variant: Variant, machines: Sequence[Machine]) -> list[_Planned]:
@@ -150,11 +184,6 @@ def _variant_plan(place: int, variant: Variant, machines: Sequence[Machine]) -> 
             ),
         ]  # fmt: skip
     return plan
-
-
-def figure_files(found: Sequence[Drawing], suffix: str) -> dict[str, bytes]:
-    """Every figure as a file for a paper, by file name."""
-    return {f"{drawing.name}{suffix}": style.paper_file(drawing.figure, suffix) for drawing in found}
 
 
 def plot_documents(found: Sequence[Drawing]) -> dict[str, Any]:

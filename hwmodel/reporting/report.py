@@ -17,7 +17,7 @@ from typing import Any
 from hwmodel.errors import HwmodelError
 from hwmodel.files import check_writable, write_file
 from hwmodel.reporting import page_tables, style, words
-from hwmodel.reporting.drawings import Drawing, Progress, drawings, figure_files, plot_documents
+from hwmodel.reporting.drawings import Drawing, Progress, drawings, plot_documents, silent
 from hwmodel.reporting.export import csv_text
 from hwmodel.reporting.page_tables import PageTable
 from hwmodel.reporting.variants import Machine, Variant, machines_of
@@ -53,11 +53,13 @@ def write_report(
     *,
     static: bool = False,
     figures: FigureFolder | None = None,
+    helped: bool = False,
 ) -> None:
     """Write the page that compares ``variants`` (the dense one first) to ``path``.
 
     The page needs no network, prints, and follows the reader's light or dark setting. The same input gives the same
     bytes. ``static``: figures as SVG only, a small page. ``progress`` is called with a few words before each figure.
+    ``helped``: two more processes draw them.
 
     Raises
     ------
@@ -66,29 +68,25 @@ def write_report(
         written; paths are checked before anything is drawn.
     """
     check_writable(path)
-    machines, drawn = _drawn(variants, progress, static=static)
-    page = _page(variants, machines, drawn, static=static)
-    apart = {} if figures is None else figure_files(drawn, f".{figures.format}")
-    write_file(path, page)
-    for name, content in apart.items():
-        write_file(figures.path / name, content)  # type: ignore[union-attr]
+    suffix = "" if figures is None else f".{figures.format}"
+    machines = machines_of(variants)
+    drawn = drawings(variants, machines, progress or silent, static=static, suffix=suffix, helped=helped)
+    write_file(path, _page(variants, machines, drawn, static=static))
+    if figures is not None:
+        for drawing in drawn:
+            write_file(figures.path / f"{drawing.name}{suffix}", drawing.file)
 
 
 def report_html(variants: Sequence[Variant], progress: Progress | None = None, *, static: bool = False) -> str:
     """The page as text; see :func:`write_report`."""
-    machines, drawn = _drawn(variants, progress, static=static)
-    return _page(variants, machines, drawn, static=static)
+    machines = machines_of(variants)
+    return _page(variants, machines, drawings(variants, machines, progress or silent, static=static), static=static)
 
 
 def report_csv(variants: Sequence[Variant]) -> str:
     """Every operator of every variant on every machine, as the page hands it out; see :func:`csv_text`."""
     labels = [variant.label for variant in variants for _ in variant.estimates]
     return csv_text([estimate for variant in variants for estimate in variant.estimates], labels)
-
-
-def _drawn(variants: Sequence[Variant], progress: Progress | None, *, static: bool) -> tuple[tuple[Machine, ...], list[Drawing]]:
-    machines = machines_of(variants)
-    return machines, drawings(variants, machines, progress or (lambda step: None), static=static)
 
 
 def _page(variants: Sequence[Variant], machines: Sequence[Machine], drawn: Sequence[Drawing], *, static: bool) -> str:

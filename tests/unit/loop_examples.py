@@ -22,14 +22,14 @@ from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 FOUR = ("vita", "tpu-v3", "a100-40gb-sxm", "agx-orin-64gb")
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-WIDTH, TOKENS = 128, 4 * 4 + 1
+WIDTH, TOKENS = 192, 4 * 4 + 1
 
 
 def small_vit(depth: int = 2, seed: int = 0) -> nn.Module:
-    """17 tokens, four heads of 32, random weights."""
+    """17 tokens, six heads of 32, random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VisionTransformer(img_size=32, patch_size=8, embed_dim=WIDTH, depth=depth, num_heads=4, num_classes=10).eval()
+        return VisionTransformer(img_size=32, patch_size=8, embed_dim=WIDTH, depth=depth, num_heads=6, num_classes=10).eval()
 
 
 def images(count: int = 6, seed: int = 1) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Proportional:
     parameters: ClassVar[type[ProportionalParameters]] = ProportionalParameters
 
     def kinds(self, mode: str) -> frozenset[str]:
-        return frozenset({"matmul", "softmax", "layernorm", "gelu", "add", "mul", "concat", "patchify", "slice", "bias"})
+        return frozenset({"matmul", "conv", "softmax", "layernorm", "gelu", "add", "mul", "concat", "copy"})
 
     def free(self, mode: str) -> Mapping[str, str]:
         return {}

@@ -79,7 +79,7 @@ def test_masks_add_to_masks_that_are_held(hold: bool) -> None:
 
 def test_what_cannot_be_masked() -> None:
     model = small_vit()
-    with pytest.raises(HwmodelError, match="unknown layer 'blocks.0.mlp.fc3': did you mean"):
+    with pytest.raises(HwmodelError, match=r"unknown layer 'blocks.0.mlp.fc3': did you mean"):
         apply_masks(model, {"blocks.0.mlp.fc3": MASKS[FC1]})
     with pytest.raises(HwmodelError, match=r"head: mask is for a weight of \(128, 32\) \(out, in\), found \(5, 32\)"):
         apply_masks(model, MASKS | {"head": MASKS[FC1]}, in_place=True)

@@ -110,6 +110,19 @@ def test_windows_and_patch_merging() -> None:
     assert any("downsample" in name for name in expected)
 
 
+def test_weights_that_other_modules_multiply_by() -> None:
+    """A BEiT: its attention takes the weight of ``qkv`` and adds biases of its own, without calling the layer."""
+    from timm.models.beit import Beit
+
+    torch.manual_seed(0)
+    model = Beit(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5, use_rel_pos_bias=True, init_values=0.1
+    )
+    found = projections(model, [IMAGES], kind="loss", loss=first_logit, finest=(4, 4))
+    assert found.left_out == {}
+    assert_equal(found, by_autograd(model, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4)))
+
+
 def test_names_are_those_of_the_trace() -> None:
     model = small_vit()
     traced = {operator.name: (operator.n, operator.k) for operator in hw.trace(model, example=IMAGES[:1]).operators}
@@ -168,6 +181,25 @@ def test_masked_layers_are_projected_as_they_compute() -> None:
     assert np.array_equal(found["blocks.1.mlp.fc1"].kept, np.arange(128) % 2 == 1)
 
 
+def test_masks_that_are_held_count_with_the_weights_of_now() -> None:
+    """An optimiser changes ``weight_orig``; the masked weight follows when the layer is next called."""
+    model = small_vit()
+    layer = model.blocks[0].mlp.fc1
+    prune.l1_unstructured(layer, "weight", 0.5)
+    with torch.no_grad():
+        layer.weight_orig.mul_(3)
+    found = projections(model, [IMAGES], layers=["blocks.0.mlp.fc1"])["blocks.0.mlp.fc1"]
+    assert found.magnitudes.sum() == pytest.approx((layer.weight_orig * layer.weight_mask).abs().sum().item())
+
+
+def test_a_model_with_one_output() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)), torch.randn(3, 6)
+    assert projections(model, [inputs], finest=(1, 2)).samples == 3
+    found = projections(model, [inputs], kind="loss", loss=lambda outputs, _labels: outputs, finest=(1, 2))
+    assert_equal(found, by_autograd(model, inputs, lambda outputs, _place: outputs[0], (1, 2)))
+
+
 def test_sixteen_bit_weights() -> None:
     model = small_vit()
     expected = projections(model, [IMAGES], kind="loss", loss=first_logit)
@@ -190,19 +222,21 @@ def test_batches_and_memory_do_not_change_what_is_found() -> None:
         assert np.array_equal(other.p, split.p)
 
 
-def test_one_image_that_does_not_fit() -> None:
-    with pytest.raises(HwmodelError, match=r"one image takes .* MiB beside the model, memory_bytes allows 0 MiB"):
-        projections(small_vit(), [IMAGES], memory_bytes=100_000)
+@pytest.mark.parametrize("memory_bytes", [1000, 100_000, 250_000])
+def test_one_image_that_does_not_fit(memory_bytes: int) -> None:
+    """Found out while the forward pass runs, or once what the backward pass takes is counted too."""
+    with pytest.raises(HwmodelError, match=r"one image takes at least \d+ KiB beside the model, memory_bytes allows \d+ KiB"):
+        projections(small_vit(), [IMAGES], memory_bytes=memory_bytes)
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     pass
 
 
 def interrupted(images: Tensor, after: int) -> Any:
     for place, batch in enumerate(images.split(2)):
         if place == after:
-            raise Interrupted
+            raise StoppedError
         yield batch
 
 
@@ -211,7 +245,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, cut: int) -> N
     images = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     path, whole = tmp_path / "run.projections", tmp_path / "whole.projections"
     expected = projections(small_vit(), images.split(2), resume=whole)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         projections(small_vit(), interrupted(images, 2), resume=path)
     assert Projections.load(path).samples == 4
     path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])  # a machine that stopped while it wrote
@@ -338,7 +372,7 @@ def test_layers_that_cannot_be_projected_are_named() -> None:
     found = projections(Attending(), [IMAGES], finest=(1, 2))
     assert [layer.name for layer in found] == ["head"]
     assert found.left_out["stem"].startswith("a convolution whose windows overlap")
-    assert found.left_out["attention.out_proj"].startswith("is not called in the forward pass")
+    assert found.left_out["attention.out_proj"].startswith("takes no part in the forward pass that could be followed")
     for name in ("stem", "attention.out_proj"):
         with pytest.raises(HwmodelError, match=f"{name}: "):
             projections(Attending(), [IMAGES], finest=(1, 2), layers=[name])
@@ -358,11 +392,15 @@ def steep(outputs: Tensor, _labels: Tensor | None) -> Tensor:
     [
         ([], {}, "there are no images"),
         ([IMAGES[:, :1]], {}, r"batch 0 \(from image 0\): the forward pass fails: .*channels"),
-        ([IMAGES, (IMAGES * torch.nan)], {}, r"batch 1 \(from image 3\): the output of image 0 of them is not finite"),
+        (
+            [IMAGES, torch.cat([IMAGES[:1], IMAGES[1:] * torch.nan])],
+            {},
+            r"batch 1 \(from image 3\): the output of image 4 is not finite",
+        ),
         ([IMAGES], {"kind": "loss"}, "the cross-entropy needs labels"),
         ([(IMAGES, LABELS[:2])], {"kind": "loss"}, "batch 0: has 3 images and 2 labels"),
         ([(IMAGES, LABELS + 9)], {"kind": "loss"}, "the loss fails: Target 9 is out of bounds"),
-        ([IMAGES], {"kind": "loss", "loss": infinite}, "the loss of image 0 of them is not finite"),
+        ([IMAGES], {"kind": "loss", "loss": infinite}, "the loss of image 0 is not finite"),
         ([IMAGES], {"kind": "loss", "loss": steep}, r"batch 0 .*: (patch_embed.proj|head): a gradient is not finite"),
         ([IMAGES], {"kind": "loss", "loss": lambda outputs, _labels: outputs.mean()}, "expected one value for each of"),
         ([IMAGES], {"kind": "loss", "probes": 2}, "probes is 2"),
@@ -390,9 +428,26 @@ def test_what_was_computed_before_a_failure_is_kept(tmp_path: Path) -> None:
     assert found.samples == 6
 
 
+def test_models_without_values_or_layers() -> None:
+    with pytest.raises(HwmodelError, match="has no values"):
+        projections(small_vit().to("meta"), [IMAGES])
+    with pytest.raises(HwmodelError, match="has neither linear layers nor convolutions"):
+        projections(nn.ReLU(), [IMAGES])
+    with pytest.raises(HwmodelError, match=r"expected the name of a timm model or a torch.nn.Module, got str"):
+        projections("deit_small", [IMAGES])  # type: ignore[arg-type]
+
+
+def test_checkpointed_activations() -> None:
+    """Blocks that are run again in the backward pass give what they give without."""
+    model = small_vit()
+    model.set_grad_checkpointing(True)
+    for layer, other in zip(projections(model, [IMAGES]), projections(small_vit(), [IMAGES]), strict=True):
+        np.testing.assert_allclose(layer.p, other.p, rtol=0, atol=1e-5 * np.abs(other.p).max())
+
+
 def test_weights_that_are_not_finite() -> None:
     model = small_vit()
     with torch.no_grad():
         model.blocks[2].mlp.fc1.weight[3, 3] = torch.nan
-    with pytest.raises(HwmodelError, match="blocks.2.mlp.fc1: its weight holds values that are not finite"):
+    with pytest.raises(HwmodelError, match=r"blocks.2.mlp.fc1: its weight holds values that are not finite"):
         projections(model, [IMAGES])

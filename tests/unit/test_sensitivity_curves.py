@@ -64,7 +64,7 @@ def test_delta_against_an_explicit_fisher_matrix(of_losses: Projections, name: s
     fisher = KAPPA * np.eye(weight.numel()) + gradients.T @ gradients / len(gradients)
     paper = of_losses.curves(block, delta="paper", score="taylor", layers=[name], kappa=KAPPA)[name]
     d = changes(paper, weight)
-    curvature = np.einsum("kd,de,ke->k", d, fisher, d)
+    curvature = ((d @ fisher) * d).sum(1)
     expected = d @ gradients.mean(0) + curvature / 2
     np.testing.assert_allclose(paper.delta, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     squared = of_losses.curves(block, delta="squared", order={name: paper.order}, layers=[name], kappa=KAPPA)[name]
@@ -158,7 +158,7 @@ def test_a_curve_feeds_an_allocation_layer(of_outputs: Projections) -> None:
 def test_orders_and_counts_that_are_none(of_outputs: Projections) -> None:
     curve = of_outputs.curves((8, 8), layers=["blocks.0.mlp.fc1"])["blocks.0.mlp.fc1"]
     for order in ([0, 1], np.zeros(64, dtype=int), np.linspace(0, 63, 64)):
-        with pytest.raises(HwmodelError, match="blocks.0.mlp.fc1: an order must hold each of the 64 block indices once"):
+        with pytest.raises(HwmodelError, match=r"blocks.0.mlp.fc1: an order must hold each of the 64 block indices once"):
             curve.delta_of(order)
     for arguments in ({"pruned": 65}, {"pruned": -1}, {"kept": 65}):
         with pytest.raises(HwmodelError, match="has 64 blocks"):

@@ -89,12 +89,12 @@ def test_the_paper_timed_layers_with_weights_only() -> None:
 def test_the_full_mode_multiplies_attention_on_the_same_element() -> None:
     """Scores: 197 queries stream past ceil(197 / 16) x 64 / 32 tiles; context past 64 / 16 x ceil(197 / 32). Three heads.
 
-    The first tile and its inputs pass the port before anything is multiplied.
+    The first tile passes the port before anything is multiplied; its inputs follow beside the arithmetic.
     """
     scores = hw.matmul(batch=3, m=197, k=64, n=197)
     context = hw.matmul(batch=3, m=197, k=197, n=64)
     apart = price(scores, context, mode="full", pe="16x32")
-    fill = (16 * 32 + 197 * 32) / PORT
+    fill = 16 * 32 / PORT
     assert apart.costs.cycles.tolist() == [LAYER + fill + 3 * 197 * 13 * 2, LAYER + fill + 3 * 197 * 4 * 7]
     assert apart.executed_macs == 3 * 197 * (13 * 2 + 4 * 7) * 16 * 32
 
@@ -172,11 +172,10 @@ def test_each_head_is_a_piece_of_its_own() -> None:
 def test_transfers_run_beside_the_arithmetic() -> None:
     """A classifier row uses each weight once: 192 x 1000 bytes at the card's bandwidth take longer than 32 x 6 cycles."""
     head = price(hw.matmul(m=1, k=192, n=1000), mode="full", dram_bytes_per_s=1e9)
-    one_port = (32 * 32 + 32) / PORT
-    assert head.cycles == pytest.approx(LAYER + BLOCK + 192 * 1000 / 1e9 * P.clock_hz + one_port + 1)
+    assert head.cycles == pytest.approx(LAYER + BLOCK + 192 * 1000 / 1e9 * P.clock_hz + PE / PORT + 1)
     assert head.costs.bound.tolist() == ["memory"]
     streamed = price(hw.matmul(m=197, k=192, n=576), mode="full")
-    fill = BLOCK + PE / BYTES_PER_CYCLE + (PE + 197 * 32) / PORT
+    fill = BLOCK + PE / BYTES_PER_CYCLE + PE / PORT
     assert streamed.cycles == pytest.approx(LAYER + fill + 197 * 18 * 6, rel=1e-12)
     assert streamed.costs.bound.tolist() == ["compute"]
 
@@ -220,7 +219,7 @@ def test_a_function_between_products_hides_behind_them() -> None:
 def test_what_a_slow_function_adds() -> None:
     """At one element per cycle: fc1's first row, all of GELU, then fc2, set up meanwhile."""
     slow = chain(FC1, GELU, FC2, edges=((0, 1), (1, 2)), sfu_elements_per_cycle=1.0)
-    fill = BLOCK + PE / BYTES_PER_CYCLE + (PE + 197 * 32) / PORT
+    fill = BLOCK + PE / BYTES_PER_CYCLE + PE / PORT
     first_row, second = fill + 6 * 197, fill + 6 * 24 * 197
     assert slow.cycles == pytest.approx(LAYER + first_row + 197 * 768 + second)
 
@@ -251,8 +250,8 @@ def test_a_product_hides_one_function_only() -> None:
 def test_rows_of_blocks_are_shared_among_elements() -> None:
     """18 rows of blocks on eight elements: three turns of six tiles; two elements have a third row."""
     chip = price(hw.matmul(m=197, k=192, n=576), mode="chip", dram_bytes_per_s=256e9)
-    fetch, port = PE / 256, (PE + 197 * 32) / PORT
-    assert chip.cycles == pytest.approx(LAYER + BLOCK + fetch + port + (2 - 1) * port + 3 * 6 * 197)
+    fetch, port = PE / 256, PE / PORT
+    assert chip.cycles == pytest.approx(LAYER + BLOCK + fetch + port + (2 - 1) * fetch + 3 * 6 * 197)
     assert chip.idle_share == pytest.approx(1 - 18 / (8 * 3))
     assert chip.costs.kernel.tolist() == ["pe 32x32"]
 
@@ -260,7 +259,7 @@ def test_rows_of_blocks_are_shared_among_elements() -> None:
 def test_heads_stay_on_one_element() -> None:
     """Twelve heads of 7 x 2 tiles on eight elements: two turns, a quarter of the time idle."""
     chip = price(hw.matmul(batch=12, m=197, k=64, n=197), mode="chip")
-    port = (PE + 197 * 32) / PORT
+    port = PE / PORT
     assert chip.cycles == pytest.approx(LAYER + port + (4 - 1) * port + 2 * 14 * 197)
     assert chip.idle_share == pytest.approx(1 - 12 / 16)
 
@@ -292,7 +291,7 @@ def test_a_chip_has_as_many_elements_as_its_macs_allow(pe: str, count: int) -> N
 def test_a_core_that_reads_slowly_bounds_a_layer() -> None:
     """54 blocks and ten rows beyond the first eight, at 1000 cycles each: the last one's arithmetic comes after."""
     slow = price(hw.matmul(m=20, k=96, n=576), mode="chip", cycles_per_block=1000.0, cycles_per_row=1000.0)
-    beside = PE / BYTES_PER_CYCLE + (PE + 20 * 32) / PORT
+    beside = PE / BYTES_PER_CYCLE + PE / PORT
     assert slow.cycles == pytest.approx(LAYER + (54 + 10) * 1000 + beside + 20)
     assert slow.costs.bound.tolist() == ["memory"]
 

@@ -79,9 +79,11 @@ class Prepared:
         demand = demand_of(own, design, work.tiles, np.ceil(work.rows / design.pes), alive)
         pipeline = Pipeline.of(own, work, demand, design)
         cycles_per_byte = np.asarray(parameters.clock_hz) / parameters.dram_bytes_per_s
-        passes, beside = fastest_order(pipeline, demand, cycles_per_byte)
+        function = self.units.beside(demand.weight_bytes + demand.read_bytes + demand.written_bytes)
+        passes, beside = fastest_order(pipeline, demand, function, cycles_per_byte)
         moved = streams(demand, work.tiles, passes, beside)
-        products = product_time(pipeline, work, moved, beside, design)
+        times = beside * cycles_per_byte, function * cycles_per_byte
+        products = product_time(pipeline, work, demand, passes, *times, parameters.cycles_per_layer)
         busy = functions / parameters.sfu_elements_per_cycle
         transfer = moved.dram_bytes * cycles_per_byte
         exposed = exposed_cycles(self.units, self.paired.narrower(design.pes), work, products, busy, transfer)

@@ -88,10 +88,8 @@ class Pipeline:
         return cycles
 
     def tile(self, groups: FloatArray) -> FloatArray:
-        """The slowest supplier's cycles for one tile, all groups of tokens."""
-        visits = np.maximum(self.tiles * groups, 1)
-        cycles: FloatArray = groups * largest(self.block + self.dispatch / visits, self.fetch, self.hand + self.stream / groups)
-        return cycles
+        """The slowest supplier's cycles for one tile, all groups of tokens; without the core's dispatches."""
+        return largest(groups * self.block, groups * self.fetch, groups * self.hand + self.stream)
 
     def starved(self, groups: FloatArray, beside: FloatArray) -> FloatArray:
         """Until a supplier that never pauses is done, and one visit of arithmetic after the core's or the DMA's last tile.
@@ -127,20 +125,25 @@ def largest(*terms: FloatArray) -> FloatArray:
     return most
 
 
-def fastest_order(pipeline: Pipeline, demand: Demand, cycles_per_byte: Number) -> tuple[FloatArray, FloatArray]:
+def fastest_order(
+    pipeline: Pipeline, demand: Demand, function_bytes: FloatArray, cycles_per_byte: Number
+) -> tuple[FloatArray, FloatArray]:
     """Groups of tokens of each product and DRAM bytes of its activations, so that it ends as early as can be.
+
+    It ends when the ``function_bytes`` that a special function beside it moves to and from DRAM are moved too.
 
     Where inputs do not fit their half of the buffer, groups are as small as that half asks for, or inputs are read again for
     each turn of rows over the PEs. Of orders that take equally long, the one that moves less. More room in a buffer only adds
     orders, so it never costs time.
     """
     once = demand.read_bytes + demand.written_bytes
-    groups = _enough_groups(pipeline, demand.small_groups, once * cycles_per_byte)
+    groups = _enough_groups(pipeline, demand.small_groups, (once + function_bytes) * cycles_per_byte)
     if not np.any(demand.read_bytes):
         return groups, np.broadcast_to(once, groups.shape)
     again = demand.read_bytes * demand.turns + demand.written_bytes
-    fewer = _enough_groups(pipeline, demand.groups, again * cycles_per_byte)
-    times = [pipeline.running(count, moved * cycles_per_byte) for count, moved in ((groups, once), (fewer, again))]
+    fewer = _enough_groups(pipeline, demand.groups, (again + function_bytes) * cycles_per_byte)
+    orders = (groups, once), (fewer, again)
+    times = [pipeline.running(count, (moved + function_bytes) * cycles_per_byte) for count, moved in orders]
     less = demand.weight_bytes * fewer + again < demand.weight_bytes * groups + once
     better = (times[1] < times[0] * (1 - _ALIKE)) | (less & (times[1] <= times[0] * (1 + _ALIKE)))
     return np.where(better, fewer, groups), np.where(better, again, once)

@@ -9,8 +9,7 @@ import numpy as np
 
 from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, Workload
 from hwmodel.backends.vita.balance import Narrower
-from hwmodel.backends.vita.memory import Streams
-from hwmodel.backends.vita.parameters import Design
+from hwmodel.backends.vita.memory import Demand
 from hwmodel.backends.vita.schedule import Pipeline, Work, largest
 from hwmodel.backends.vita.units import NOBODY, Units
 
@@ -56,16 +55,16 @@ def special_passes(workload: Workload) -> IntArray:
 class ProductTime:
     """Cycles of each product: ``setup`` before anything runs, then ``running``; ``starved`` where PEs wait for a supplier.
 
-    ``first`` of the running cycles pass until a first row (or head) is finished; DRAM is busy in ``transfer`` of them.
-    ``passes`` groups of tokens run one after the other.
+    ``first`` of the running cycles pass until a first row (or head) is finished. They would be ``shared`` if the DMA had to move
+    the activations of the function beside the product too. ``groups`` of tokens run one after the other at the least.
     """
 
     pipeline: Pipeline
-    passes: FloatArray
+    groups: FloatArray
     setup: FloatArray
     running: FloatArray
     first: FloatArray
-    transfer: FloatArray
+    shared: FloatArray
     starved: BoolArray
 
     @property
@@ -75,7 +74,9 @@ class ProductTime:
         return cycles
 
 
-def product_time(pipeline: Pipeline, work: Work, moved: Streams, beside_bytes: FloatArray, design: Design) -> ProductTime:
+def product_time(  # noqa: PLR0917
+    pipeline: Pipeline, work: Work, demand: Demand, passes: FloatArray, beside: FloatArray, function: FloatArray, setup: Number
+) -> ProductTime:
     """Cycles of products whose tiles stream through double buffers.
 
     The set-up of a layer hands every PE its first row; later rows cost the core their dispatch. The core reads the block lists
@@ -87,24 +88,28 @@ def product_time(pipeline: Pipeline, work: Work, moved: Streams, beside_bytes: F
     which is convex in v and so largest at an end: ``tied`` PEs wait for their first tile and then work without a pause, or the
     slowest server never pauses and one visit of arithmetic is left when it is done.
 
+    Parameters
+    ----------
+    passes : groups of tokens
+    beside, function : DRAM cycles of the product's activations and of those of the function beside it
+    setup : cycles per layer
+
     Notes
     -----
     Own derivation; ``tests/peers/vita_machine.py`` is the same machine as an event loop. Layers do not overlap: weights of
     the next one are not fetched early.
     """
-    parameters = design.parameters
-    cycles_per_byte = np.asarray(parameters.clock_hz) / parameters.dram_bytes_per_s
     alive = work.tiles > 0
-    worked, starved = pipeline.worked, pipeline.starved(moved.passes, beside_bytes * cycles_per_byte)
+    worked, starved = pipeline.worked, pipeline.starved(passes, beside)
     running = np.where(alive, np.maximum(worked, starved), 0.0)
     first = pipeline.filling + work.first * pipeline.tokens
     return ProductTime(
         pipeline=pipeline,
-        passes=moved.passes,
-        setup=np.where(alive, parameters.cycles_per_layer, 0.0),
+        groups=demand.groups,
+        setup=np.where(alive, setup, 0.0),
         running=running,
         first=np.where(work.first > 0, np.minimum(first, running), 0.0),
-        transfer=np.where(alive, moved.dram_bytes * cycles_per_byte, 0.0),
+        shared=np.where(alive, pipeline.running(passes, beside + function), function),
         starved=alive & (starved > worked),
     )
 
@@ -116,38 +121,34 @@ def exposed_cycles(  # noqa: PLR0917
 
     Between products A and B it takes A's rows as they are finished, and B begins when it is done, for a row of a weight reads
     every feature; B is set up meanwhile. Of heads of attention each has a function of its own, see :func:`_beside_heads`. A
-    residual may be added before, while and after its product runs: ``max(A, function)``. DRAM serves one after the other.
+    residual may be added before, while and after its product runs: ``max(A, function)``. The DMA moves the activations of a
+    function that leave the chip as it moves those of A.
 
     Parameters
     ----------
     narrower : shares of the products that feed a function beside the next one, on 1, 2, 3, ... PEs up to the most of any design
     busy, transfer : cycles of the special-function unit and of DRAM, by unit
     """
-    own = np.maximum(busy, transfer)
-    after = units.after
-    idle = products.running - products.transfer
-    beside = np.where(
-        after == NOBODY, own, largest(own - products.running[..., after], transfer - idle[..., after], np.zeros_like(own))
-    )
+    alone = np.maximum(busy, transfer)
+    ended = np.maximum(busy, products.shared[..., units.after])
+    beside = np.where(units.after == NOBODY, alone, ended - products.running[..., units.after])
     if len(units.paired):
-        late = _late(units, narrower, work, products, own, transfer)
+        late = _late(units, narrower, work, products, busy)
         beside = np.broadcast_to(beside, (*late.shape[:-1], len(units))).copy()
         beside[..., units.paired] = late
     return beside
 
 
-def _late(  # noqa: PLR0917
-    units: Units, narrower: Sequence[Narrower], work: Work, products: ProductTime, own: FloatArray, transfer: FloatArray
-) -> FloatArray:
+def _late(units: Units, narrower: Sequence[Narrower], work: Work, products: ProductTime, busy: FloatArray) -> FloatArray:
     """Cycles by which functions between two products delay the second, beyond its set-up; (paired,) or (designs, paired)."""
-    own, transfer = own[..., units.paired], transfer[..., units.paired]
+    busy = busy[..., units.paired]
     first, second = units.after[units.paired], units.before[units.paired]
     heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
-    beside_heads = _beside_heads(work, products, own, first, second) - products.running[..., second]
-    begun = _begun(units, narrower, work, products, own, products.setup[..., second])
-    done = np.where(heads, beside_heads, begun)
-    ready = products.running[..., first] + products.setup[..., second]
-    return largest(done - ready, products.transfer[..., first] + transfer - ready, np.zeros_like(done))
+    beside_heads = _beside_heads(work, products, busy, first, second) - products.running[..., second]
+    begun = _begun(units, narrower, work, products, busy, products.setup[..., second])
+    setup = products.setup[..., second]
+    ready = products.running[..., first] + setup
+    return np.maximum(np.where(heads, beside_heads, begun) - ready, 0.0)
 
 
 def _begun(  # noqa: PLR0917
@@ -161,7 +162,7 @@ def _begun(  # noqa: PLR0917
     product among as few of them as is best, or lets the function wait for all of the product.
     """
     first = units.after[units.paired]
-    pipeline, groups, running = products.pipeline.take(first), products.passes[..., first], products.running[..., first]
+    pipeline, groups, running = products.pipeline.take(first), products.groups[..., first], products.shared[..., first]
     each = own / np.maximum(work.all_rows, 1)[first]
     least = np.maximum(running + np.maximum(each, setup), own)
     earliest = running + np.maximum(own, setup)
@@ -176,7 +177,7 @@ def _begun(  # noqa: PLR0917
             last = np.maximum(tokens, width * tile * (1 - 1 / groups) + tokens / groups)
             done = np.maximum(done, filling + brought * tile + last + left * each)
         earliest = np.where(pes <= work.pes, np.minimum(earliest, done), earliest)
-    return np.where(work.tiles[first] > 0, earliest, own)
+    return np.where(work.tiles[first] > 0, earliest, np.maximum(own, running))
 
 
 def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
@@ -188,4 +189,4 @@ def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: Int
     running = products.running[..., second]
     ready, last = products.first[..., first], products.first[..., second]
     turn = own * np.divide(work.tied, work.rows, out=np.zeros_like(work.tied), where=work.rows > 0)[..., first]
-    return largest(ready + own + last, products.running[..., first] + turn + last, ready + turn + running)
+    return largest(ready + own + last, products.shared[..., first] + turn + last, ready + turn + running)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, IntArray, Workload
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Workload
 from hwmodel.ir.operators import Operator, matmul, softmax
 from hwmodel.ir.trace import Trace
 
@@ -57,6 +57,13 @@ class Units:
         rows: IntArray = (self.before != NOBODY).nonzero()[0]
         return rows
 
+    def beside(self, column: FloatArray) -> FloatArray:
+        """The figures of the special function that runs beside each product; 0 where there is none."""
+        found = np.zeros(column.shape)
+        followed = (self.after != NOBODY).nonzero()[0]
+        found[..., self.after[followed]] = column[..., followed]
+        return found
+
     @property
     def idle(self) -> BoolArray:
         """(n,) units that are computed before deployment."""
@@ -69,7 +76,11 @@ def units_of(workload: Workload) -> Units:
     beside = _neighbours(operators, _edges(workload, owner))
     formats = [(str(workload.dtype[row]), str(workload.weight_dtype[row])) for row in owner]
     plain = _numbered([(*_content(one), *two) for one, two in zip(operators, formats, strict=True)])
-    keys = [(plain[unit], *(NOBODY if other == NOBODY else plain[other] for other in pair)) for unit, pair in enumerate(beside)]
+    follower = {pair.after: plain[unit] for unit, pair in enumerate(beside)}
+    keys = [
+        (plain[unit], follower.get(unit), *(NOBODY if other == NOBODY else plain[other] for other in pair))
+        for unit, pair in enumerate(beside)
+    ]
     of_unit = _numbered(keys)
     first = _first(of_unit)
     partners = [[NOBODY if other == NOBODY else of_unit[other] for other in beside[unit]] for unit in first]

@@ -1,0 +1,121 @@
+"""Blocks, heads and tokens together: the turns end, nothing moves where they end, and what is promised is delivered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from loop_examples import EXAMPLE, images, small_vit
+
+import hwmodel as hw
+from hwmodel.allocation.goals import Goal
+from hwmodel.allocation.joint import Chooser, Wish, kept_share
+from hwmodel.allocation.outcome import ClosedLoop
+from hwmodel.allocation.savings import Present, heads_of, valuation
+from hwmodel.allocation.sensing import Sensing
+from hwmodel.allocation.structure import Structure
+from hwmodel.errors import HwmodelError
+from hwmodel.ir.masks import BlockMask
+from hwmodel.pruning.calibration_images import Calibration
+
+BLOCK, DEPTH = (32, 32), 3
+HEADS = 6
+
+
+@pytest.fixture(scope="module")
+def settled() -> ClosedLoop:
+    return hw.allocate(
+        small_vit(DEPTH), images(2), device=("vita", "tpu-v3"), budget="energy=0.9", block=BLOCK, example=EXAMPLE, ratios=13,
+        heads="loss=0.01", tokens="loss=0.01",
+    )  # fmt: skip
+
+
+def test_turns_end_and_promises_are_kept(settled: ClosedLoop) -> None:
+    assert settled.settled and settled.converged and 1 <= len(settled.turns) <= 4
+    assert settled.last.structure.heads and settled.last.structure.tokens
+    for check in settled.checks:
+        assert check.gap <= 0.01
+    for limit in settled.allocation.problem.limits:
+        assert limit.cost.dense > settled.closing.machines[0].dense.energy_j, "shares are of the model as it was given"
+
+
+def test_nothing_moves_where_it_ends(settled: ClosedLoop) -> None:
+    pricers = [lambda trace, device=device: hw.estimate(trace, device=device) for device in ("vita", "tpu-v3")]
+    sensing = Sensing(calibration=Calibration(images=images(2), labels=None, source="noise"), block=BLOCK)
+    wishes = {"heads": Wish(loss=0.01), "tokens": Wish(loss=0.01)}
+    value = valuation(settled.goal, settled.origin.structure, pricers)
+    chooser = Chooser(live=settled.origin, sensing=sensing, wishes=wishes, value=value)
+    assert chooser.choice(settled.last) == settled.last.structure
+
+
+def test_the_pruned_model_has_the_heads_and_tokens_it_says(settled: ClosedLoop) -> None:
+    structure = settled.last.structure
+    heads = heads_of(settled.trace)
+    assert heads == {block: len(structure.heads.get(block, range(HEADS))) for block in range(DEPTH)}
+    rows = {operator.name: operator.m for operator in settled.trace.operators}
+    tokens = 16
+    for block in range(DEPTH):
+        assert rows[f"blocks.{block}.attn.qkv"] == 1 + tokens
+        tokens = int(np.ceil(round(structure.tokens.get(block, 1.0) * tokens, 9)))
+        assert rows[f"blocks.{block}.mlp.fc1"] == 1 + tokens
+
+
+def test_its_recipe_prices_what_was_delivered(settled: ClosedLoop) -> None:
+    told = hw.prune(settled.published, settled.recipe)
+    for device, estimate in zip(("vita", "tpu-v3"), settled.estimates, strict=True):
+        again = hw.estimate(told, device=device)
+        assert (again.latency_s, again.energy_j) == pytest.approx((estimate.latency_s, estimate.energy_j))
+
+
+# --- what one head or token saves --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trace() -> hw.Trace:
+    return hw.trace(small_vit(DEPTH).to("meta"), example=EXAMPLE.to("meta"))
+
+
+def savings(trace: hw.Trace, masks: dict[str, BlockMask], structure: Structure | None = None) -> tuple[Any, Any]:
+    goal = Goal.of("flops-total=0.5")
+    present = Present(trace=trace, structure=structure or Structure(), masks=masks)
+    value = valuation(goal, trace, ())
+    return present.head_savings(value) * trace.macs, present.token_savings(value, 16) * trace.macs
+
+
+def test_savings_in_macs_are_those_by_hand(trace: hw.Trace) -> None:
+    tokens, width, head_dim = 17, 192, 32
+    head = tokens * (3 * width * head_dim + head_dim * width) + 2 * tokens * tokens * head_dim
+    heads, per_token = savings(trace, {})
+    assert heads == pytest.approx([head] * DEPTH)
+    linear = 12 * width**2
+    attention = 2 * (17 * 17 - 9 * 9) * width / 8
+    assert per_token == pytest.approx([linear + attention] * DEPTH)
+
+
+def test_savings_fall_as_blocks_and_tokens_go(trace: hw.Trace) -> None:
+    kept = np.zeros((18, 6), dtype=bool)
+    kept[:9] = True
+    masks = {"blocks.1.attn.qkv": BlockMask((576, 192), BLOCK, kept)}
+    (whole, token), (heads, tokens) = savings(trace, {}), savings(trace, masks)
+    assert heads[1] == pytest.approx(whole[1] - 17 * 0.5 * 3 * 192 * 32) and heads[[0, 2]] == pytest.approx(whole[[0, 2]])
+    assert tokens[1] == pytest.approx(token[1] - 0.5 * 3 * 192**2)
+    later, _ = savings(trace, {}, Structure(tokens={0: 0.5}))
+    assert later[0] == pytest.approx(whole[0]) and (later[1:] < 0.6 * whole[1:]).all()
+
+
+def test_a_share_of_heads_goes_by_harm_over_saving() -> None:
+    scores = np.array([[3.0, 1.0, 2.0], [9.0, 8.0, np.nan]])
+    kept = kept_share(scores, np.array([1.0, 10.0]), 0.6)
+    assert kept.tolist() == [[True, False, True], [True, False, False]]
+
+
+@pytest.mark.parametrize("asked", ["", "0", "1.2", "loss=", "loss=-1", "los=1", "half", "-5%"])
+def test_wishes_that_mean_nothing_are_refused(asked: str) -> None:
+    with pytest.raises(HwmodelError, match="heads"):
+        Wish.of(asked, "heads")
+
+
+def test_wishes_are_parts_or_losses() -> None:
+    assert Wish.of("75%", "heads") == Wish.of(0.75, "heads") == Wish(keep=0.75)
+    assert Wish.of("loss=0.02", "tokens") == Wish(loss=0.02)

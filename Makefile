@@ -44,6 +44,8 @@ studies: .venv/.installed
 	$(BIN)/python analysis/vita_pe.py -o out/vita_pe.svg
 	$(BIN)/python analysis/orin_tokens.py -o out/orin_tokens.svg
 	$(BIN)/python analysis/break_even_a100.py -o out/break_even_a100.svg
+	$(BIN)/python analysis/heart_vit_orin.py -o out/heart_vit_orin.svg
+	$(BIN)/python analysis/loop_digits.py -o out/loop_digits.svg --results out/loop_digits.csv
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

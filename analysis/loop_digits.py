@@ -18,118 +18,38 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import digits_vit
 import loop_machines
 import loop_results
 import typer
-from loop_images import image_folder
 from loop_machines import Choices, Priced, Site
 from loop_results import AWARE, EQUAL_FLOPS, FLOPS, LAGRANGIAN, POWER, Row
+from loop_subjects import SAMPLES, Case, Masks, Subject, digest, digits_subject, own_subject
 
-import hwmodel as hw
 from hwmodel.allocation.curve_layers import prunable
 from hwmodel.allocation.problem import Allocation, InfeasibleError
 from hwmodel.errors import HwmodelError
 from hwmodel.files import check_writable, write_file
-from hwmodel.ir.masks import BlockMask
 from hwmodel.pruning.curves import Curves
-from hwmodel.pruning.live_models import LiveModel
 from hwmodel.pruning.masking import apply_masks
-from hwmodel.pruning.projections import projections
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 BLOCK, SHARES = 8, (0.5, 0.35, 0.25)
 OTHER_BLOCKS, OTHER_SHARE = (4, 16), 0.35
-SAMPLES, BATCH = 512, 64
-TOKEN_SITES = ("ViTA", "TPU v3")
+TOKEN_SITES = ("ViTA 8x8", "TPU 16x16")
 """Machines on which the token-pruned variant is priced too."""
-
-Case = tuple[int, float]
-Masks = Mapping[str, BlockMask]
 
 
 def digits_cases() -> list[Case]:
     """Block sizes with budgets."""
     return [*((BLOCK, share) for share in SHARES), *((block, OTHER_SHARE) for block in OTHER_BLOCKS)]
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """One trained model with its data, and what pruning does to it.
-
-    Parameters
-    ----------
-    name : in tables
-    seed : of split, training, calibration and fine-tuning
-    structure : from a site's ``batch`` and ``widen`` to a trace of the dense model
-    tune_epochs, samples : of fine-tuning, and calibration images
-    known : accuracies by masks, so that equal masks are tuned once
-    """
-
-    name: str
-    seed: int
-    live: LiveModel
-    train: Any
-    test: Any
-    structure: Callable[[int, int], hw.Trace]
-    tune_epochs: int = digits_vit.TUNING_EPOCHS
-    samples: int = SAMPLES
-    known: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def curves(self, blocks: Sequence[int], *, of_loss: bool = False) -> dict[int, Curves]:
-        """Sensitivity curves by block size, from one backward pass over the calibration images."""
-        side = min(blocks)
-        found = projections(
-            self.live.module, self.train.first(self.samples).batches(BATCH), finest=(side, side), seed=self.seed,
-            kind="loss" if of_loss else "gauss-newton", layers=list(prunable(self.structure(1, 1))),
-        )  # fmt: skip
-        return {block: found.curves((block, block), delta="paper" if of_loss else "gauss-newton") for block in blocks}
-
-    def accuracies(self, masks: Masks) -> tuple[float, float]:
-        """Top-1 with the masks, before and after fine-tuning."""
-        key = digest(masks)
-        if key not in self.known:
-            pruned = apply_masks(self.live.module, masks)
-            before = digits_vit.accuracy(pruned, self.test)
-            digits_vit.fine_tune(pruned, self.train, epochs=self.tune_epochs, seed=self.seed)
-            self.known[key] = (before, digits_vit.accuracy(pruned, self.test))
-        return self.known[key]
-
-    def row(
-        self, machine: str, case: Case, method: str, *, masks: Masks | None = None, energy: float | None = None, reason: str = ""
-    ) -> Row:
-        """What came of one allocation, or why there is none."""
-        row = Row(model=self.name, seed=self.seed, machine=machine, block=case[0], budget=case[1], method=method, reason=reason)
-        if masks is None:
-            return row
-        before, after = self.accuracies(masks)
-        flops = kept_flops(self.structure(1, 1), masks)
-        return replace(row, masks=digest(masks), flops=flops, energy=energy, before=before, after=after)
-
-
-def digest(masks: Masks) -> str:
-    """Twelve hexadecimal digits that are equal for equal kept weights in equal blocks."""
-    told = sha256()
-    for name, mask in sorted(masks.items()):
-        told.update(f"{name} {mask.block}".encode() + mask.kept.tobytes())
-    return told.hexdigest()[:12]
-
-
-def kept_flops(trace: hw.Trace, masks: Masks) -> float:
-    """FLOPs of the layers that may be pruned, as a share of the dense ones'."""
-    names = set(prunable(trace))
-    layers = [operator for operator in trace.operators if operator.name in names]
-    kept = sum(one.m * (masks[one.name].kept_weights if one.name in masks else one.n * one.k) for one in layers)
-    return kept / sum(one.m * one.n * one.k for one in layers)
 
 
 def equal_energy(subject: Subject, site: Site, cases: Sequence[Case], curves: Mapping[int, Curves]) -> Iterator[Row]:
@@ -188,60 +108,19 @@ def identical(subject: Subject, cases: Sequence[Case], curves: Mapping[int, Curv
     return found
 
 
-def delivered_gap(subject: Subject, site: Site, share: float, curves: Curves) -> float:
-    """Part by which the energy of the pruned model, saved, reloaded and extracted afresh, misses what its cost curves promised."""
+def delivered_gap(subject: Subject, site: Site, curves: Curves) -> float:
+    """Part by which the energy of a pruned model, saved, reloaded and extracted afresh, misses what its cost curves promised.
+
+    The budget is halfway between the dense model and the least that can be reached.
+    """
     priced = Priced(site, subject.structure(site.batch, site.widen))
     choices = priced.choices(curves, whole_units=True)
-    chosen = choices.within(choices.energy, share)
+    chosen = choices.within(choices.energy, 0.5 + 0.5 * choices.least_energy)
     with TemporaryDirectory() as place:
         checkpoint = Path(place) / "pruned.safetensors"
         subject.live.holding(apply_masks(subject.live.module, chosen.masks)).save(checkpoint)
         found = Priced(site, subject.live.reloaded(checkpoint)).machine.dense.frame()
     return float(found.energy_j[list(prunable(priced.trace))].sum()) / choices.energy.total(chosen.points) - 1
-
-
-def digits_subject(seed: int, variant: digits_vit.Variant, *, epochs: int, tune_epochs: int, cache: Path | None) -> Subject:
-    """A digits model, trained or as a former run left it in ``cache``."""
-    import torch
-
-    @lru_cache
-    def structure(batch: int, widen: int) -> hw.Trace:
-        return hw.trace(digits_vit.build(seed, variant, widen=widen), example=torch.zeros(batch, 1, 8, 8), batch=batch)
-
-    train, test = digits_vit.digits(seed)
-    live = LiveModel.of(_trained(seed, variant, epochs, cache), example=train.images[:1])
-    return Subject(variant, seed, live, train, test, structure, tune_epochs)
-
-
-def _trained(seed: int, variant: digits_vit.Variant, epochs: int, cache: Path | None) -> nn.Module:
-    """From the cache where the same code trained it before."""
-    from safetensors.torch import load_model, save_model
-
-    if cache is None:
-        return digits_vit.train(seed, epochs=epochs, variant=variant)
-    code = sha256(Path(digits_vit.__file__).read_bytes()).hexdigest()[:12]
-    path = cache / f"{variant}_{seed}_{epochs}_{code}.safetensors"
-    if path.exists():
-        model = digits_vit.build(seed, variant).eval()
-        load_model(model, path)
-    else:
-        model = digits_vit.train(seed, epochs=epochs, variant=variant)
-        save_model(model, str(path))
-    return model
-
-
-def own_subject(
-    data: Path, name: str, checkpoint: Path | None, seed: int, *, tune_epochs: int, samples: int, most: int | None
-) -> Subject:
-    """A timm model with the images of a folder; at most ``most`` of them to test on and to tune with."""
-    live = LiveModel.of(name, checkpoint=checkpoint, seed=seed)
-    train, test = (part if most is None else part.first(most) for part in image_folder(data, live.module, seed))
-
-    @lru_cache
-    def structure(batch: int, _: int) -> hw.Trace:
-        return hw.trace(name, batch=batch)
-
-    return Subject(name, seed, live, train, test, structure, tune_epochs, samples)
 
 
 @dataclass(frozen=True)
@@ -262,20 +141,19 @@ class Found:
     gaps: dict[str, float]
 
 
-def run(subjects: Iterable[Subject], sites: Sequence[Site], cases: Sequence[Case], *, solvers: Sequence[str] = ("plain",)) -> Found:
-    """The whole experiment; solvers are compared on the models named in ``solvers``."""
+def run(pairs: Iterable[tuple[Subject, Sequence[Site]]], cases: Sequence[Case], *, solvers: Sequence[str] = ("plain",)) -> Found:
+    """The whole experiment, each model on its machines; solvers are compared on the models named in ``solvers``."""
     found = Found([], [], [], {})
-    for subject in subjects:
+    for subject, sites in pairs:
         told = f"{subject.name}, seed {subject.seed}"
         found.dense.append((subject.name, subject.seed, digits_vit.accuracy(subject.live.module, subject.test)))
         curves = subject.curves(sorted({block for block, _ in cases}))
-        for site in (site for site in sites if subject.name != "tok" or site.name in TOKEN_SITES):
+        for site in sites:
             print(f"{told}: {site.name}", file=sys.stderr)
             found.rows.extend(equal_energy(subject, site, cases, curves))
             key = f"{site.name}, {subject.name}"
             if site.widen == 1 and key not in found.gaps:
-                block, share = cases[0]
-                found.gaps[key] = delivered_gap(subject, site, share, curves[block])
+                found.gaps[key] = delivered_gap(subject, site, curves[cases[0][0]])
         found.same.extend(identical(subject, cases, curves))
         if subject.name in solvers:
             print(f"{told}: {EQUAL_FLOPS}", file=sys.stderr)
@@ -324,21 +202,25 @@ def main(
         _check_outputs([path for path in (output, results) if path is not None], cache)
         _check_inputs(data, model, checkpoint)
         if data is not None and model is not None:
-            subjects = (
-                own_subject(data, model, checkpoint, seed, tune_epochs=tune, samples=samples, most=most) for seed in range(seeds)
-            )
             sites: Sequence[Site] = loop_machines.full_size_sites(block)
-            found = run(subjects, sites, [(block, share) for share in SHARES], solvers=(model,))
+            own = (
+                (own_subject(data, model, checkpoint, seed, tune_epochs=tune, samples=samples, most=most), sites)
+                for seed in range(seeds)
+            )  # fmt: skip
+            found = run(own, [(block, share) for share in SHARES], solvers=(model,))
         else:
-            digit_models = (
-                digits_subject(seed, variant, epochs=epochs, tune_epochs=tune, cache=cache)
+            sites = loop_machines.digits_sites()
+            few = [site for site in sites if site.name in TOKEN_SITES]
+            digits = (
+                (digits_subject(seed, variant, epochs=epochs, tune_epochs=tune, cache=cache), sites if variant == "plain" else few)
                 for seed in range(seeds) for variant in get_args(digits_vit.Variant)
             )  # fmt: skip
-            sites = loop_machines.digits_sites()
-            found = run(digit_models, sites, digits_cases())
+            found = run(digits, digits_cases())
     except HwmodelError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
+    if data is not None and checkpoint is None:
+        print(f"{model} has random weights: its accuracies and distortions say nothing, its costs do.")
     print("\n".join(report(found, sites)))
     frame = loop_results.frame_of(found.rows)
     if results is not None:

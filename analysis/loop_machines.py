@@ -56,16 +56,12 @@ def digits_sites() -> tuple[Site, ...]:
     by_area = ("static_w", "max_power_w", "vmem_bytes", "vector_ops_per_cycle", "product_hbm_bytes_per_s", "vector_hbm_bytes_per_s")
     array = {name: getattr(tpu, name) / side for name in ("array_rows", "array_cols")}
     array |= {name: getattr(tpu, name) / side**2 for name in by_area}
+    smaller = "one 8x8 PE with 1 KiB, a buffer of 8 KiB (card: 32x32, 40 KiB, 512 KiB), one image"
     vita = {"pe": "8x8", "pe_buffer_bytes": 1024.0, "buffer_bytes": 8192.0}
+    one = f"TPU v3 as one array of 16x16 (card: 128x128), all that is per second over {side**2}, one image"
     return (
-        Site("ViTA", "one 8x8 PE with 1 KiB, a buffer of 8 KiB (card: 32x32, 40 KiB, 512 KiB), one image", "vita", "full", vita),
-        Site(
-            "TPU v3",
-            f"one 16x16 array (card: 128x128), all that is per second over {side**2}, one image",
-            "tpu-v3",
-            "systolic",
-            array,
-        ),
+        Site("ViTA 8x8", smaller, "vita", "full", vita),
+        Site("TPU 16x16", one, "tpu-v3", "systolic", array),
         Site("A100", wide, "a100-40gb-sxm", "compiled", batch=12, widen=16),
         Site("AGX Orin", wide, "agx-orin-64gb", "engine+maxn", batch=12, widen=16),
     )
@@ -99,6 +95,16 @@ class Choices:
     layers: tuple[Layer, ...]
     flops: Cost
     energy: Cost
+
+    @property
+    def least_energy(self) -> float:
+        """The least share of the energy that any choice leaves."""
+        return (
+            float(
+                sum(curve[layer.pruned < layer.blocks].min() for curve, layer in zip(self.energy.curves, self.layers, strict=True))
+            )
+            / self.energy.dense
+        )
 
     def within(self, cost: Cost, share: float, solver: str = "lagrangian", **settings: Any) -> Allocation:
         """The choice of least distortion that costs no more than ``share`` of the dense layers."""

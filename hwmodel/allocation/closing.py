@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Round:
-    """One turn of the loop.
+    """One time through the loop.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Closing:
-    """All turns of the loop on one structure, and what holds for them together.
+    """All rounds of the loop on one structure, and what holds for them together.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -77,15 +78,34 @@ def layers_of(
     found = []
     for name in (name for name in operators if name in curves):
         curve = curves[name]
-        counts = np.arange(curve.already_pruned, len(curve.delta))
+        counts = _counts(curve, ratios)
         layer = Layer.of(
             name, shape=curve.shape, block=curve.block, rows=operators[name].m,
             order=curve.order, delta=curve.delta[counts], pruned=counts,
         )  # fmt: skip
-        layer = layer if ratios is None else layer.at(ratios)
         for unit in dict.fromkeys(units):
             layer = machine_aware(layer, curve.scores, unit, delta_of=curve.delta_of)
-        found.append(layer)
+        found.append(_gone_first(layer, curve.order[: curve.already_pruned]))
     if not found:
         raise HwmodelError(f"{trace.model}: no layer has a sensitivity curve, so there is nothing to prune")
     return tuple(found)
+
+
+def _counts(curve: BlockCurve, ratios: int | None) -> IntArray:
+    """Counts of pruned blocks to choose from: those at the ratios that are not behind, and what is gone already."""
+    blocks = len(curve.delta) - 1
+    even = np.linspace(0, blocks, blocks + 1 if ratios is None else ratios)
+    grid = np.unique(np.rint(even).astype(np.int64))
+    return np.union1d([curve.already_pruned], grid[grid > curve.already_pruned])
+
+
+def _gone_first(layer: Layer, gone: IntArray) -> Layer:
+    """The layer with the blocks that are gone already ahead in every ranking: its masks never hold one of them."""
+    rankings, pruned = [], layer.pruned.copy()
+    for number, ranking in enumerate(layer.rankings):
+        here = np.isin(ranking.order, gone)
+        rankings.append(replace(ranking, order=np.concatenate([ranking.order[here], ranking.order[~here]])))
+        others = np.concatenate([[0], np.cumsum(~here)])
+        where = layer.ranking == number
+        pruned[where] = len(gone) + others[pruned[where]]
+    return replace(layer, rankings=tuple(rankings), pruned=pruned)

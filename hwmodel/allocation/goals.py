@@ -37,6 +37,8 @@ class Goal:
     ratios : pruning ratios per layer at most; None takes every count of blocks
     tolerance : part by which promised and delivered costs may differ
     rounds : of pruning, saving, reading back and comparing, at most
+    steps : on the way to the budgets, evenly in their logarithm; sensitivities are made anew around the masks of each
+    part : of the way to the budgets
 
     Raises
     ------
@@ -54,12 +56,16 @@ class Goal:
     ratios: int | None = RATIOS
     tolerance: float = 0.01
     rounds: int = 4
+    steps: int = 1
+    part: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.budgets:
             raise HwmodelError("an allocation needs a budget, for example flops=0.5 or latency=2ms")
         if self.solver not in SOLVERS:
             raise UnknownNameError("solver", self.solver, SOLVERS)
+        if self.steps < 1 or (self.steps > 1 and any(budget.quantity == "power" for budget in self.budgets)):
+            raise HwmodelError(f"steps {self.steps}: expected at least 1, and one for a budget on average power")
         if not 0 < self.tolerance < 1 or self.rounds < 1 or (self.ratios is not None and self.ratios < 2):
             raise HwmodelError(
                 f"tolerance {self.tolerance:g}, rounds {self.rounds}, ratios {self.ratios}: expected in (0, 1), >= 1, >= 2"
@@ -80,6 +86,10 @@ class Goal:
     def told(self) -> str:
         """The budgets in the user's words."""
         return ", ".join(map(str, self.budgets))
+
+    def step(self, number: int) -> Goal:
+        """The goal of a step, from 1."""
+        return self if number == self.steps else replace(self, part=number / self.steps)
 
     def layers(self, curves: Mapping[str, BlockCurve], trace: Trace, machines: Sequence[Machine]) -> tuple[Layer, ...]:
         """The layers with the rankings that this goal can use."""
@@ -109,12 +119,16 @@ class Goal:
                 found += [_of(origin or trace, budget, limit) for limit in limits(budget, layers, trace=trace)]
             else:
                 found += limits(budget, layers, costs=costs, weights=self.weights)
-        return tuple(found)
+        return tuple(map(self._eased, found))
 
     def device_limits(self, costs: Sequence[CostsOfDevice]) -> tuple[Limit, ...]:
         """The limits on what devices say, of costs without choices: is a finished model within budget?"""
         asked = [budget for budget in self.budgets if budget.quantity not in _COUNTED]
-        return tuple(limit for budget in asked for limit in limits(budget, (), costs=costs, weights=self.weights))
+        return tuple(self._eased(limit) for budget in asked for limit in limits(budget, (), costs=costs, weights=self.weights))
+
+    def _eased(self, limit: Limit) -> Limit:
+        dense = limit.cost.dense
+        return limit if self.part == 1.0 else replace(limit, most=dense * (limit.most / dense) ** self.part)
 
     def check_reachable(self, trace: Trace, names: Sequence[str], block: Shape, machines: Sequence[Machine]) -> None:
         """Refuse, before any sensitivity is made, bounds that fit no layer and a budget that one block per layer would not meet.
@@ -134,9 +148,6 @@ class Goal:
             ends = tuple(_unranked(operator, block, ends=True) for operator in operators)
             tables = [machine.costs(ends) for machine in machines]
             Menu.of(Problem(layers=ends, limits=self.limits(ends, trace, tables)))
-
-    def _weights(self, budget: Budget) -> tuple[float, ...] | None:
-        return None if budget.quantity in _COUNTED else self.weights
 
     def solved(
         self, layers: tuple[Layer, ...], trace: Trace, costs: Sequence[CostsOfDevice], origin: Trace | None = None

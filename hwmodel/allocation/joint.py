@@ -23,6 +23,7 @@ from hwmodel.allocation.structure import Structure
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BoolArray
 from hwmodel.pruning.live_models import LiveModel
+from hwmodel.pruning.masking import apply_masks
 from hwmodel.pruning.selection import select
 
 TURNS = 4
@@ -73,12 +74,17 @@ class Turn:
     ----------
     structure : heads and tokens that stay
     live : the model with them
-    closing : the loop over its blocks
+    closings : the loop over its blocks, for each step towards the budgets
     """
 
     structure: Structure
     live: LiveModel
-    closing: Closing
+    closings: tuple[Closing, ...]
+
+    @property
+    def closing(self) -> Closing:
+        """The last step, at the budgets."""
+        return self.closings[-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +164,13 @@ def kept_share(scores: FloatArray, saved: FloatArray, keep: float) -> BoolArray:
     return kept
 
 
+def counting(turns: Sequence[Turn], *, settled: bool) -> Turn:
+    """The turn that counts: the last one, or where turns go back and forth the one whose blocks distort least."""
+    return (
+        turns[-1] if settled else min(turns, key=lambda one: (not one.closing.converged, one.closing.chosen.allocation.distortion))
+    )
+
+
 def settle(
     live: LiveModel,
     sensing: Sensing,
@@ -168,19 +181,28 @@ def settle(
     checkpoint: Path,
     tell: Callable[[Round], None],
 ) -> tuple[list[Turn], bool]:
-    """Choose heads and tokens, then blocks, and again, until a choice of heads and tokens comes back.
+    """Choose heads and tokens, then blocks, and again, until the choice of heads and tokens stays, or an earlier one comes back.
 
     Returns
     -------
     the turns in their order, and whether the last one moved nothing any more
+
+    Raises
+    ------
+    InfeasibleError
+        A budget that cannot be met; the message says what can.
     """
     turns: list[Turn] = []
     origin = live.structure if wishes else None
 
     def turn(structure: Structure) -> Turn:
         shaped = structure.of(live)
-        closing = close(shaped, sensing.curves(shaped), pricers, goal, checkpoint, origin=origin, tell=tell)
-        return Turn(structure=structure, live=shaped, closing=closing)
+        closings: list[Closing] = []
+        for step in range(1, goal.steps + 1):
+            now = shaped.holding(apply_masks(shaped.module, closings[-1].chosen.allocation.masks)) if closings else shaped
+            aim = goal.step(step)
+            closings.append(close(now, sensing.curves(now), pricers, aim, checkpoint, origin=origin, tell=tell))
+        return Turn(structure=structure, live=shaped, closings=tuple(closings))
 
     if not wishes:
         machines = [Machine(pricer(live.structure)) for pricer in pricers]
@@ -189,7 +211,7 @@ def settle(
     chooser = Chooser(live=live, sensing=sensing, wishes=wishes, value=valuation(goal, live.structure, pricers))
     for _ in range(TURNS):
         structure = chooser.choice(turns[-1] if turns else None)
-        if turns and structure == turns[-1].structure:
-            return turns, True
+        if structure in (one.structure for one in turns):
+            return turns, structure == turns[-1].structure
         turns.append(turn(structure))
     return turns, chooser.choice(turns[-1]) == turns[-1].structure

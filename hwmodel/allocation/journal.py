@@ -11,7 +11,7 @@ from typing import Any
 
 from hwmodel.allocation.closing import Round
 from hwmodel.allocation.goals import Goal
-from hwmodel.allocation.joint import Turn, Wish
+from hwmodel.allocation.joint import Turn, Wish, counting
 from hwmodel.allocation.sensing import Sensing
 from hwmodel.backends.estimates import Estimate
 from hwmodel.pruning.live_models import LiveModel
@@ -45,7 +45,7 @@ def steps_of(
         "model": live.title, "batch": live.batch, "image_size": live.image_size, "dtype": live.dtype,
         "budgets": [str(budget) for budget in goal.budgets], "solver": goal.solver, "settings": dict(goal.settings),
         "floor": goal.floor, "cap": goal.cap, "weights": goal.weights, "whole_units": goal.whole_units, "ratios": goal.ratios,
-        "tolerance": goal.tolerance, "rounds": goal.rounds, "block": sensing.block, "layers": sensing.layers,
+        "tolerance": goal.tolerance, "rounds": goal.rounds, "steps": goal.steps, "block": sensing.block, "layers": sensing.layers,
         "delta": sensing.delta, "score": sensing.score, "probes": sensing.probes, "seed": sensing.seed,
         **{name: {"keep": wish.keep, "loss": wish.loss} for name, wish in wishes.items()},
     })  # fmt: skip
@@ -54,7 +54,8 @@ def steps_of(
     yield Step("images", {"source": images.source, "sha256": images.digest(), "synthetic": images.synthetic})
     for number, turn in enumerate(turns, start=1):
         yield from _of_turn(number, turn)
-    yield Step("end", {"turns": len(turns), "settled": settled, "converged": settled and turns[-1].closing.converged})
+    yield Step("end", {"turns": len(turns), "settled": settled, "converged": settled and turns[-1].closing.converged,
+                       "counts": 1 + turns.index(counting(turns, settled=settled))})  # fmt: skip
 
 
 def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
@@ -68,8 +69,9 @@ def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
             "turn": number, "device": machine.label, "skip_unit": machine.skip_unit, **_totals(machine.dense),
             "departure_from_eq_7": {name: one.largest for name, one in told.items()},
         })  # fmt: skip
-    for one in turn.closing.rounds:
-        yield Step("round", {"turn": number, **_of_round(one)})
+    for step, closing in enumerate(turn.closings, start=1):
+        for one in closing.rounds:
+            yield Step("round", {"turn": number, "towards_budget": step / len(turn.closings), **_of_round(one)})
 
 
 def _totals(estimate: Estimate) -> dict[str, Any]:

@@ -27,19 +27,17 @@ from hwmodel.pruning.calibration_images import Calibration, calibration_of
 from hwmodel.pruning.live_models import LiveModel
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from hwmodel.extraction.models import ImageSize
     from hwmodel.pruning.curves import Score
     from hwmodel.pruning.distortion import Form
+    from hwmodel.pruning.live_models import Module, Tensor
 
 Device = str | Path | Card | Pricer
 
 
 def allocate(
-    model: str | nn.Module,
-    images: torch.Tensor | Sequence[torch.Tensor] | str | Path | Calibration | None = None,
+    model: str | Module,
+    images: Tensor | Sequence[Tensor] | str | Path | Calibration | None = None,
     *,
     device: Device | Sequence[Device],
     budget: str | Budget | Sequence[str | Budget],
@@ -56,7 +54,7 @@ def allocate(
     batch: int = 1,
     image_size: ImageSize | None = None,
     dtype: str | None = None,
-    example: torch.Tensor | None = None,
+    example: Tensor | None = None,
     options: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     progress: Callable[[str], None] | None = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodel.allocation.closing import Check, Closing
 from hwmodel.allocation.goals import Goal
-from hwmodel.allocation.joint import Turn
+from hwmodel.allocation.joint import Turn, counting
 from hwmodel.allocation.journal import Step
 from hwmodel.allocation.problem import Allocation
 from hwmodel.backends.estimates import Estimate
@@ -22,7 +22,8 @@ from hwmodel.pruning.masking import apply_masks
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
+
+    from hwmodel.pruning.live_models import Module
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -51,14 +52,14 @@ class ClosedLoop:
         return f"<ClosedLoop of {self.origin.title} for {self.goal.told}: distortion {self.allocation.distortion:.4g}{state}>"
 
     @property
-    def last(self) -> Turn:
+    def turn(self) -> Turn:
         """The turn that counts."""
-        return self.turns[-1]
+        return counting(self.turns, settled=self.settled)
 
     @property
     def closing(self) -> Closing:
         """The rounds of the turn that counts."""
-        return self.last.closing
+        return self.turn.closing
 
     @property
     def converged(self) -> bool:
@@ -91,9 +92,9 @@ class ClosedLoop:
         return self.closing.chosen.checks
 
     @cached_property
-    def module(self) -> nn.Module:
+    def module(self) -> Module:
         """The pruned model: a copy with its pruned blocks at zero."""
-        return apply_masks(self.last.live.module, self.masks)
+        return apply_masks(self.turn.live.module, self.masks)
 
     @cached_property
     def published(self) -> Trace:
@@ -106,7 +107,7 @@ class ClosedLoop:
         told = f"hwmodel allocate: {self.goal.told}, solver {self.goal.solver}"
         if self.synthetic:
             told += "; sensitivities of random images or weights, which say nothing about accuracy"
-        return self.last.structure.recipe(self.last.live, self.published, self.trace, source=told)
+        return self.turn.structure.recipe(self.turn.live, self.published, self.trace, source=told)
 
     def frame(self) -> pd.DataFrame:
         """One row per layer, as :meth:`Allocation.frame`, and per device how far Eq. 7 is from it (``departure ...``)."""
@@ -123,8 +124,8 @@ class ClosedLoop:
             "converged": self.converged, "turns": len(self.turns), "rounds": [len(turn.closing.rounds) for turn in self.turns],
             "synthetic": self.synthetic, "distortion": allocation.distortion, "bound": allocation.bound,
             "gap_to_least": allocation.gap,
-            "heads": {str(block): list(kept) for block, kept in self.last.structure.heads.items()},
-            "tokens": {str(block): keep for block, keep in self.last.structure.tokens.items()},
+            "heads": {str(block): list(kept) for block, kept in self.turn.structure.heads.items()},
+            "tokens": {str(block): keep for block, keep in self.turn.structure.tokens.items()},
             "costs": [asdict(check) | {"gap": check.gap} for check in self.checks],
             "density": allocation.density,
             "departure_from_eq_7": {
@@ -149,7 +150,7 @@ class ClosedLoop:
         from hwmodel.extraction.whatif.recipe_files import save_recipe
 
         if weights is not None:
-            self.last.live.holding(self.module).save(weights)
+            self.turn.live.holding(self.module).save(weights)
         if log is not None:
             write_file(log, self.log)
         save_recipe(self.recipe, recipe)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from hwmodel.pruning.curves import SCORES, Score
 from hwmodel.pruning.distortion import FORMS, Form
 from hwmodel.pruning.gates import HeadScores, TokenScores, head_scores, token_scores
 from hwmodel.pruning.live_models import LiveModel
-from hwmodel.pruning.projected import Kind
+from hwmodel.pruning.projected import Kind, matching
 from hwmodel.pruning.projections import projections
 
 _OF_OUTPUTS = frozenset({None, "gauss-newton", "magnitude"})
@@ -62,6 +61,8 @@ class Sensing:
         if self.kind == "loss" and self.calibration.labels is None:
             told = self.delta if self.delta not in _OF_OUTPUTS else self.score
             raise HwmodelError(f"{told!r} is of the loss, and the images have no labels; give a folder with a sub-folder per class")
+        if self.kind == "loss" and "gauss-newton" in {self.delta, self.score}:
+            raise HwmodelError(f"delta {self.delta!r}, score {self.score!r}: one is of the outputs, the other of the loss")
 
     @property
     def kind(self) -> Kind:
@@ -105,16 +106,9 @@ class Sensing:
         HwmodelError
             A glob without match, or a block larger than a layer.
         """
-        structure = live.structure
-        if self.layers is None:
-            names = list(prunable(structure))
-        else:
-            weighted = [operator.name for operator in structure.operators if operator.family == "product" and operator.parameter]
-            for pattern in self.layers:
-                if not any(fnmatchcase(name, pattern) for name in weighted):
-                    raise UnknownNameError("layer", pattern, weighted)
-            names = [name for name in weighted if any(fnmatchcase(name, pattern) for pattern in self.layers)]
-        shapes = {operator.name: (operator.n, operator.k) for operator in structure.operators}
+        products = [operator for operator in live.structure.operators if operator.family == "product" and operator.parameter]
+        names = list(prunable(live.structure)) if self.layers is None else matching([one.name for one in products], self.layers)
+        shapes = {operator.name: (operator.n, operator.k) for operator in products}
         small = [name for name in names if any(side > length for side, length in zip(self.block, shapes[name], strict=True))]
         if small:
             told, found = "x".join(map(str, self.block)), "x".join(map(str, shapes[small[0]]))

@@ -233,12 +233,21 @@ class Estimate:
             "error_band": band.model_dump() if band else None,
         }
 
+    def by_component(self) -> dict[str, Any]:
+        """What the backend tells of the machine's parts: joules and area by component, and the idle share of its arrays."""
+        told = {"energy_by_component_j": self.energy_by_component_j, "area_mm2": self.area_mm2}
+        arrays = {"idle_share": self.idle_share} if np.any(self.costs.array_cycles) else {}
+        return {name: parts for name, parts in told.items() if parts} | arrays
+
     def document(self) -> dict[str, Any]:
-        """The whole estimate as plain JSON values: the summary, warnings, one object per operator, and versions."""
+        """The whole estimate as plain JSON values: the summary, warnings, one object per operator, and versions.
+
+        Where the backend tells them: ``energy_by_component_j`` (sums to ``energy_j``), ``area_mm2`` by component, ``idle_share``.
+        """
         columns = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in self._columns().items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         operators = [{"name": name, **row} for name, row in zip(self._names, rows, strict=True)]
-        return self.summary() | {
+        return self.summary() | self.by_component() | {
             "warnings": self.warnings,
             "operators": operators,
             "schema_version": SCHEMA_VERSION,

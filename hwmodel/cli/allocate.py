@@ -64,6 +64,7 @@ def allocate(
     score: Annotated[str | None, typer.Option("--score", help="block order: gauss-newton, fisher, taylor or magnitude")] = None,
     probes: Annotated[int, typer.Option("--probes", min=1, help="random output combinations per image")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="of pruning, reading back and rebuilding costs, at most")] = 4,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="towards the budget, sensitivities made anew at each")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="of random weights, images and probes")] = 0,
     save_model: Annotated[str | None, typer.Option("--save-model", help="write the pruned weights, pruned.safetensors")] = None,
     report: Annotated[bool, typer.Option(help="write the report")] = True,
@@ -91,7 +92,7 @@ def allocate(
             block=block_shape(block) or (32, 32), layers=layers, heads=heads, tokens=tokens, checkpoint=checkpoint,
             samples=samples, **forms, probes=probes, seed=seed, batch=batch or 1, image_size=image_size,
             folder=files.recipe.parent, progress=step, solver=solver, floor=_bounds("--floor", floor), cap=_bounds("--cap", cap),
-            weights=_weights(weights), rounds=rounds,
+            weights=_weights(weights), rounds=rounds, steps=steps,
         )  # fmt: skip
         if report:
             _write_report(found, plan, files.report, step, static=static)
@@ -178,7 +179,7 @@ def _warn(found: ClosedLoop) -> None:
             f"{worst.gap:.1%}, budgets are exceeded by {found.closing.chosen.excess:.1%}"
         )
     if not found.settled:
-        notes.append(f"heads and tokens still moved after {len(found.turns)} turns; the last one counts")
+        notes.append(f"heads and tokens still moved after {len(found.turns)} turns; the one whose blocks distort least counts")
     for note in notes:
         sys.stderr.write(f"hwmodel: warning: {note}\n")
 
@@ -197,8 +198,8 @@ def _tell(found: ClosedLoop) -> None:
         values = (si(value, check.unit, 4) for value in (check.dense, check.promised, check.delivered))
         plain_row(costs, check.name, *values, percent(check.gap, 2), check.source)
     print_wide(costs, _layers(found))
-    if found.last.structure.heads or found.last.structure.tokens:
-        print_line(str(found.last.structure))
+    if found.turn.structure.heads or found.turn.structure.tokens:
+        print_line(str(found.turn.structure))
     print_line(str(found.allocation))
 
 

@@ -19,7 +19,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE o
 Attention = Annotated[str, typer.Option("--attention", help="source, math or fused")]
 SparseKernel = Annotated[str, typer.Option("--sparse-kernel", help="auto or always")]
 EnergyScope = Annotated[str, typer.Option("--scope", help="energy of the board (idle included); dynamic and lsp subtract idle")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes at once, for SCALE-Sim and for drawing a report (default: the cores)")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes at once: SCALE-Sim, figures (default: the cores)")]
 Checkpoint = Annotated[
     str | None, typer.Option("--checkpoint", help="the model's weights, read for their sparsity: .safetensors, .pt")
 ]

@@ -107,13 +107,14 @@ def _layer_entries(group: Pruning, dense: Trace) -> list[dict[str, Any]]:
 
 
 def _prunable(dense: Trace) -> list[str]:
-    names = [operator.name for operator in dense.operators if _is_prunable(operator)]
+    names = [operator.name for operator in dense.operators if is_prunable(operator)]
     if not names:
         raise StudyError(f"{dense.model}: no encoder layer is known to be prunable here; name some with layers in [[pruning]]")
     return names
 
 
-def _is_prunable(operator: Operator) -> bool:
+def is_prunable(operator: Operator) -> bool:
+    """Whether an operator is a layer of the encoder that has weights, in a role that pruning takes."""
     weight = operator.family == "product" and operator.parameter and operator.batch == 1
     return weight and operator.block is not None and operator.role in PRUNABLE_ROLES
 

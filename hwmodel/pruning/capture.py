@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import HwmodelError
@@ -47,7 +47,7 @@ class Capture:
             hooks.append(layer.module.register_forward_pre_hook(partial(self._enter, layer)))
             hooks.append(layer.module.register_forward_hook(partial(self._leave, layer)))
         try:
-            with parametrize.cached(), _products_seen(self._product):
+            with parametrize.cached(), _products_seen()(self._product):
                 yield
         finally:
             for hook in hooks:
@@ -104,20 +104,28 @@ class Capture:
         return rows.reshape(self._images, -1, rows.shape[-1])
 
 
-def _products_seen(told: Callable[[Tensor, Tensor, Tensor], Tensor]) -> AbstractContextManager[object]:
-    """While each linear product hands its input, weight and output to ``told``, and returns what that does."""
+@cache
+def _products_seen() -> Callable[[Callable[[Tensor, Tensor, Tensor], Tensor]], AbstractContextManager[object]]:
+    """What makes a context in which linear products hand input, weight and output to a function, and return what that does.
+
+    One class for all contexts: a class is a reference cycle, and would keep what its function holds until a garbage collection.
+    """
     from torch.nn.functional import linear
     from torch.overrides import TorchFunctionMode
 
     class Seen(TorchFunctionMode):
+        def __init__(self, told: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+            super().__init__()
+            self._told = told
+
         def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
             output = func(*args, **(kwargs or {}))
             if func is not linear:
                 return output
             given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-            return told(given["input"], given["weight"], output)
+            return self._told(given["input"], given["weight"], output)
 
-    return Seen()
+    return Seen
 
 
 def block_products(inputs: Tensor, outputs: Tensor, weight: Tensor, layer: WeightLayer, chunk_bytes: int) -> Tensor:

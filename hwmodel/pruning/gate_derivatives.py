@@ -154,6 +154,19 @@ class Scoring:
             found = [self._removed(points, *batch, first=first) for batch in self._checked(batches)]
         return self._joined(points, found)
 
+    def mean_loss(self, batches: Batches) -> float:
+        """Mean over all images.
+
+        Raises
+        ------
+        HwmodelError
+            What :meth:`derivatives` refuses.
+        """
+        import torch
+
+        with torch.no_grad():
+            return float(torch.cat([self._losses(*batch) for batch in self._checked(batches)]).mean())
+
     def _checked(self, batches: Batches) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Batches with their numbers, on the model's device."""
         parameter = next(self.model.parameters())

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from hwmodel.extraction.weights.checkpoints import StoredTensors
 
+    Module = nn.Module
+    Tensor = torch.Tensor
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LiveModel:

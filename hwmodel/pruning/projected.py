@@ -110,11 +110,11 @@ class Projections:
     Parameters
     ----------
     layers : one entry for each layer
+    images : (rows,) digest of the image of each row
     kind : ``gauss-newton``, gradients of random combinations of the outputs; ``loss``, gradients of each image's loss
     probes : random combinations for each image
     seed : of the combinations
     left_out : layers that have no projections, with the reason
-    images : (rows,) digest of the image of each row
     made_by : versions, device and digest of the weights that they are of
     """
 
@@ -174,7 +174,7 @@ class Projections:
         """
         delta = delta or ("gauss-newton" if self.kind == "gauss-newton" else "squared")
         score = score or ("gauss-newton" if self.kind == "gauss-newton" else "fisher")
-        self._check(delta, score)
+        self._check(delta, score, kappa)
         chosen = matching([layer.name for layer in self.layers], layers)
         blocks = blocks_of(chosen, block)
         self._check_blocks(blocks)
@@ -186,7 +186,9 @@ class Projections:
         )
         return Curves(tuple(made), self.samples)
 
-    def _check(self, delta: str, score: str) -> None:
+    def _check(self, delta: str, score: str, kappa: float) -> None:
+        if not 0 <= kappa < np.inf:
+            raise HwmodelError(f"kappa is {kappa}, expected a damping of at least 0")
         for what, found, known in (("delta", delta, FORMS), ("score", score, SCORES)):
             if found not in known:
                 raise UnknownNameError(what, found, known)
@@ -256,7 +258,7 @@ def blocks_of(names: Sequence[str], block: Shape | Mapping[str, Shape]) -> dict[
     by_glob = block if isinstance(block, Mapping) else {"*": block}
     found: dict[str, Shape] = {}
     for glob, shape in by_glob.items():
-        sides = tuple(shape)
+        sides = tuple(shape) if isinstance(shape, Sequence) else ()
         if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
             raise HwmodelError(f"a block is (out, in), two positive whole numbers, found {shape!r}")
         found |= dict.fromkeys(matching(names, [glob]), (int(sides[0]), int(sides[1])))

@@ -71,7 +71,6 @@ class ProjectionFile:
         self._file = _temporary(start) if path is None else _continued(Path(path), header, start)
         self._file.seek(0, 2)
         self.rows = (self._file.tell() - self._offset) // self._record.itemsize
-        self.cut(self.rows)
 
     def close(self) -> None:
         """Nothing more is added; what was read stays readable."""
@@ -85,12 +84,18 @@ class ProjectionFile:
 
     def append(self, images: DigestArray, p: Float32Array) -> None:
         """Add (rows,) digests of images and (rows, blocks) projections."""
-        for start in range(0, len(p), _COPIED_ROWS):
-            part = slice(start, start + _COPIED_ROWS)
-            records = np.empty(len(p[part]), dtype=self._record)
-            records["image"], records["p"] = images[part], p[part]
-            self._file.write(records.tobytes())
-        self._file.flush()
+        try:
+            for start in range(0, len(p), _COPIED_ROWS):
+                part = slice(start, start + _COPIED_ROWS)
+                records = np.empty(len(p[part]), dtype=self._record)
+                records["image"], records["p"] = images[part], p[part]
+                self._file.write(records.tobytes())
+            self._file.flush()
+        except OSError as error:
+            where = self.path or tempfile.gettempdir()
+            raise HwmodelError(
+                f"{where}: cannot be written ({error.strerror}); choose another resume= or coarser finest="
+            ) from error
         self.rows += len(p)
 
     def images(self, rows: slice) -> DigestArray:

@@ -74,8 +74,13 @@ def projections(
     HwmodelError
         Layers or images that are coupled so that gradients of single images do not exist, one image that does not fit the
         memory, a loss or gradient that is not finite (its batch and layer are named), or a file of another run.
+
+    Notes
+    -----
+    Projections lie on disk, in a temporary file where ``resume`` names none: 4 bytes for each block, image and probe.
+    Source of the sums: see :func:`~hwmodel.pruning.capture.block_products`; nothing of the size of a weight squared is made.
     """
-    _check(kind, probes, memory_bytes)
+    _check(kind, probes, memory_bytes, seed)
     running = _held_in_memory(twin(as_module(model)))
     found, left_out = weight_layers(running, finest, layers)
     norms = {layer.name: block_norms(layer) for layer in found}
@@ -108,13 +113,15 @@ def sensitivity_curves(
     return projections(model, batches, finest=block, **options).curves(block, delta=delta, score=score)
 
 
-def _check(kind: str, probes: int, memory_bytes: int) -> None:
+def _check(kind: str, probes: int, memory_bytes: int, seed: int) -> None:
     if kind not in KINDS:
         raise UnknownNameError("kind", kind, KINDS)
     if probes < 1 or (kind == "loss" and probes > 1):
         raise HwmodelError(f"probes is {probes}, expected at least 1, and 1 for losses, which have one gradient for each image")
-    if memory_bytes < 1:
-        raise HwmodelError(f"memory_bytes is {memory_bytes}, expected a number of bytes")
+    if memory_bytes < 1 or seed < 0:
+        raise HwmodelError(
+            f"memory_bytes is {memory_bytes} and seed {seed}, expected a number of bytes and one that is not negative"
+        )
 
 
 def _run(

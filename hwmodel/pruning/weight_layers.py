@@ -105,11 +105,13 @@ def weight_layers(
 
 def _up_to_date(module: nn.Module) -> nn.Module:
     """A module whose masked weight is that of its present parameters, as it becomes when the module is next called."""
+    import torch
     from torch.nn.utils.prune import BasePruningMethod
 
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, BasePruningMethod):
-            hook(module, ())
+            with torch.no_grad():
+                hook(module, ())
     return module
 
 

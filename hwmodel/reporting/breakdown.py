@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwmodel.backends.base import FloatArray
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 from hwmodel.reporting.variants import Case
@@ -49,13 +50,18 @@ def groups(trace: Trace) -> list[str]:
     return [group_of(operator) for operator in trace.operators]
 
 
+def sums_by_role(trace: Trace, column: FloatArray) -> dict[str, float]:
+    """Sums of one number per operator by key of :data:`ROLES`."""
+    parts = dict.fromkeys(ROLES, 0.0)
+    for role, value in zip(groups(trace), column.tolist(), strict=True):
+        parts[role] += value
+    return parts
+
+
 def latency_by_role(case: Case) -> dict[str, float]:
     """Seconds by key of :data:`ROLES`; waiting is its own part, so the parts sum to the latency."""
     costs = case.estimate.costs
-    busy = costs.latency_s - costs.gap_s
-    parts = dict.fromkeys(ROLES, 0.0)
-    for role, seconds in zip(groups(case.trace), busy.tolist(), strict=True):
-        parts[role] += seconds
+    parts = sums_by_role(case.trace, costs.latency_s - costs.gap_s)
     parts[WAITING] = float(costs.gap_s.sum())
     return parts
 
@@ -64,8 +70,7 @@ def by_role(case: Case, column: str) -> dict[str, float]:
     """``latency_s`` or ``energy_j`` by key of :data:`ROLES`; the energy of waiting stands with what waits."""
     if column == "latency_s":
         return latency_by_role(case)
-    sums = case.frame[column].groupby(groups(case.trace)).sum()
-    return {role: float(sums.get(role, 0.0)) for role in ROLES}
+    return sums_by_role(case.trace, case.frame[column].to_numpy())
 
 
 def latency_by_bound(case: Case, rows: Sequence[int] | None = None) -> dict[str, float]:

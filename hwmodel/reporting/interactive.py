@@ -22,6 +22,11 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 """A marker per machine or variant, so that colour is not all that tells them apart."""
 
 
+NO_TRAFFIC: Document = {
+    "text": "this mode counts no off-chip traffic", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5,
+}  # fmt: skip
+"""What stands in a roofline without dots."""
+
 _UNTITLED = {"l": 60, "r": 16, "t": 16, "b": 48}
 
 
@@ -68,15 +73,7 @@ def _roofline(machine: Machine) -> Document:
     data = [_cloud(machine, case) for case in reversed(machine.cases)]
     xs = [x for cloud in data for x in cloud["x"]]
     if not xs:
-        note = {
-            "text": "this mode counts no off-chip traffic",
-            "showarrow": False,
-            "xref": "paper",
-            "yref": "paper",
-            "x": 0.5,
-            "y": 0.5,
-        }
-        return _figure(_title(machine), [], {"visible": False}, {"visible": False}, annotations=[note])
+        return _figure(_title(machine), [], {"visible": False}, {"visible": False}, annotations=[NO_TRAFFIC])
     ceilings, ends = ceilings_of(machine.baseline), [min(xs) / 3, max(xs) * 3]
     peak, bandwidth = ceilings.macs_per_s, ceilings.bytes_per_s
     lowest = min(y for cloud in data for y in cloud["y"]) / 3
@@ -90,16 +87,6 @@ def _roofline(machine: Machine) -> Document:
     x = _axis("executed MACs per byte of off-chip traffic", type="log", range=[log10(end) for end in ends], dtick=1)
     y = _axis("achieved MAC/s", type="log", range=[log10(lowest), log10(top)], dtick=1, exponentformat="SI")
     return _figure(_title(machine), data, x, y, height=380)
-
-
-_NO_TRAFFIC = {
-    "text": "this mode counts no off-chip traffic",
-    "showarrow": False,
-    "xref": "paper",
-    "yref": "paper",
-    "x": 0.5,
-    "y": 0.5,
-}
 
 
 def _title(machine: Machine) -> str:

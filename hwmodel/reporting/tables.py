@@ -107,7 +107,7 @@ def estimates_table(estimates: Sequence[Estimate], labels: Sequence[str] | None 
             _estimate_row(table, place, case, reference)
             notes += [] if reference is None or reference in mine else [f"{case.card.name}: {design_text(case, reference)}"]
         table.add_section()
-    table.caption = _plain_text([*notes, *_trust_lines(cases)])
+    table.caption = _plain_text([*notes, *_component_lines(cases), *_trust_lines(cases)])
     return table
 
 
@@ -192,6 +192,21 @@ def _trust_lines(cases: Sequence[Case]) -> list[str]:
             band = band_text(case.estimate.error_band(quantity))
             lines[f"{case.card.name}, {case.terms}: {quantity}{scope} {case.summary['fidelity'][quantity]}, error {band}"] = None
     return list(lines)
+
+
+def _component_lines(cases: Sequence[Case]) -> list[str]:
+    """One line per case whose machine tells its parts: energy by component, the largest first, area, and the idle share."""
+    lines = []
+    for case in cases:
+        told = case.estimate.by_component()
+        if "energy_by_component_j" not in told:
+            continue
+        parts = sorted(told["energy_by_component_j"].items(), key=lambda part: -part[1])
+        shares = ", ".join(f"{name} {percent(joules / case.energy_j)}" for name, joules in parts if joules > 0)
+        area = f"; area {sum(told['area_mm2'].values()):.2f} mm2" if "area_mm2" in told else ""
+        idle = f"; PEs idle {percent(told['idle_share'], 1)}" if "idle_share" in told else ""
+        lines.append(f"{case.card.name}, {case.terms}, {case.variant}: energy {shares}{area}{idle}")
+    return lines
 
 
 def trace_table(trace: Trace) -> Table:

@@ -32,7 +32,7 @@ _MOVE_POINTS = {"density", "heads", "tokens"}
 """Controls that leave machine, batch and dense model alone, so that the titles of the figures stay."""
 
 _VALUES = _values(page.KNOBS)
-_ADDRESS = Held("address", "search")
+_BUILT = Held("built", "data")
 _READINGS = {name: Output(f"value-{name}", "children") for name in page.SLIDERS}
 _DRAGGED = {name: Input(name, "drag_value") for name in page.SLIDERS}
 _SHOWN = {
@@ -80,21 +80,25 @@ def _connect_address(app: Dash, bench: Workbench) -> None:
     """The address makes the controls; the controls write the address.
 
     ``address`` is read and ``bookmark`` written, or else every answer would wait for the address. ``written`` holds what was
-    written last, so that moving a slider does not make the controls anew, and going back does.
+    written last, so that moving a slider does not make the controls anew, and going back or choosing a machine does; ``built``
+    holds what the controls were made for.
     """
 
     @app.callback(
-        Output("controls", "children"), Output("notice", "children"), Input("address", "search"), Held("written", "data")
+        Output("controls", "children"), Output("notice", "children"), Output("built", "data"),
+        Input("address", "search"), Input("written", "data"),
     )  # fmt: skip
-    def build(search: str | None, written: dict[str, Any] | None) -> tuple[Any, Any]:
-        if written and written["search"] == search and not written["new_controls"]:
+    def build(search: str | None, written: dict[str, Any] | None) -> tuple[Any, Any, str]:
+        chosen = ctx.triggered_id == "written"
+        if written and (not written["new_controls"] if chosen else written["search"] == search):
             raise PreventUpdate
-        state, notes = opened(bench, search)
-        return page.controls(bench, state), [html.P(f"{note[0].upper()}{note[1:]}.") for note in notes]
+        wanted = written["search"] if written and chosen else search or ""
+        state, notes = opened(bench, wanted)
+        return page.controls(bench, state), [html.P(f"{note[0].upper()}{note[1:]}.") for note in notes], wanted
 
-    @app.callback(Output("written", "data"), inputs={"values": _VALUES, "search": _ADDRESS}, prevent_initial_call=True)
-    def write(values: dict[str, Any], search: str | None) -> dict[str, Any]:
-        before, _ = opened(bench, search)
+    @app.callback(Output("written", "data"), inputs={"values": _VALUES, "built": _BUILT}, prevent_initial_call=True)
+    def write(values: dict[str, Any], built: str | None) -> dict[str, Any]:
+        before, _ = opened(bench, built)
         moved = bool(_moved(before, values))
         state = adapted(bench, before, values) if moved else page.state_of(bench, values)
         return {"search": search_of(state), "new_controls": moved}
@@ -109,9 +113,9 @@ def _moved(before: State, values: Mapping[str, Any]) -> list[str]:
     return [name for name in _REBUILDING if (values[name] or "") != getattr(before, name)]
 
 
-def _wait_for_controls(bench: Workbench, search: str | None, values: Mapping[str, Any]) -> None:
+def _wait_for_controls(bench: Workbench, built: str | None, values: Mapping[str, Any]) -> None:
     """Answer nothing while controls of another model or machine are on their way."""
-    if _moved(opened(bench, search)[0], values):
+    if _moved(opened(bench, built)[0], values):
         raise PreventUpdate
 
 
@@ -136,11 +140,11 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
 
     @app.callback(
         output={"shown": _SHOWN, "readings": _READINGS, "refusal": Output("refusal", "children")},
-        inputs={"values": _VALUES, "dragged": _DRAGGED, "search": _ADDRESS, "refused": Held("refusal", "children")},
+        inputs={"values": _VALUES, "dragged": _DRAGGED, "built": _BUILT, "refused": Held("refusal", "children")},
         prevent_initial_call=True,
     )
-    def answer(values: dict[str, Any], dragged: dict[str, Any], search: str | None, refused: str | None) -> dict[str, Any]:
-        _wait_for_controls(bench, search, values)
+    def answer(values: dict[str, Any], dragged: dict[str, Any], built: str | None, refused: str | None) -> dict[str, Any]:
+        _wait_for_controls(bench, built, values)
         state = page.state_of(bench, values | _in_hand(dragged))
         readings = {name: text if name in _moving() else no_update for name, text in page.readings(bench, state).items()}
         moves = _moving() <= _MOVE_POINTS
@@ -155,10 +159,10 @@ def _connect_answer(app: Dash, bench: Workbench) -> None:
 
     @app.callback(
         Output("pareto", "figure", allow_duplicate=True), Output("position", "children", allow_duplicate=True),
-        inputs={"values": _values(others), "search": _ADDRESS}, prevent_initial_call=True,
+        inputs={"values": _values(others), "built": _BUILT}, prevent_initial_call=True,
     )  # fmt: skip
-    def price_neighbours(values: dict[str, Any], search: str | None) -> tuple[Any, Any]:
-        _wait_for_controls(bench, search, values)
+    def price_neighbours(values: dict[str, Any], built: str | None) -> tuple[Any, Any]:
+        _wait_for_controls(bench, built, values)
         state = page.state_of(bench, values)
         try:
             found = page.shown(bench.answer(state), bench.grid(state))

@@ -12,16 +12,12 @@ from typing import Any
 
 from hwmodel.reporting.breakdown import ROLES
 from hwmodel.reporting.ceilings import Ceilings, ceilings_of
+from hwmodel.reporting.interactive import NO_TRAFFIC, SYMBOLS, Document
 from hwmodel.reporting.style import colour, role_token
 from hwmodel.reporting.units import percent, prefix_of, si
 from hwmodel.reporting.variants import Case
 from hwmodel.ui.views import Dot, dots
 from hwmodel.ui.workbench import Answer, Grid
-
-Document = dict[str, Any]
-
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon")
-"""A marker for every key of ROLES, so that colour is not all that tells them apart."""
 
 
 def _layout(x: Document, y: Document) -> Document:
@@ -45,7 +41,7 @@ def roofline(answer: Answer) -> Document:
     ceilings = ceilings_of(Case("now", answer.now))
     placed = [*dense, *now]
     if not placed:
-        return {"data": [], "layout": _layout({"visible": False}, {"visible": False}) | {"annotations": [_NO_TRAFFIC]}}
+        return {"data": [], "layout": _layout({"visible": False}, {"visible": False}) | {"annotations": [NO_TRAFFIC]}}
     x = _decades([dot.macs_per_byte for dot in placed])
     y = _decades([*(dot.macs_per_s for dot in placed), *([ceilings.macs_per_s] if ceilings.macs_per_s else [])])
     lines = _ceiling_lines(ceilings, 10.0 ** x[0], 10.0 ** x[1], 10.0 ** y[1])
@@ -59,16 +55,6 @@ def roofline(answer: Answer) -> Document:
 def _decades(values: Sequence[float]) -> list[int]:
     """Powers of ten with room around all values; whole ones, so that axes rest while a slider moves the dots."""
     return [floor(log10(min(values) / 2)), ceil(log10(max(values) * 2))]
-
-
-_NO_TRAFFIC = {
-    "text": "this mode counts no off-chip traffic",
-    "showarrow": False,
-    "xref": "paper",
-    "yref": "paper",
-    "x": 0.5,
-    "y": 0.5,
-}
 
 
 def _ceiling_lines(ceilings: Ceilings, low: float, high: float, top: float) -> list[Document]:

@@ -11,10 +11,9 @@ from threading import Lock
 from typing import Any
 
 from hwmodel.errors import HwmodelError, RecipeError
-from hwmodel.exploration.variants import PRUNABLE_ROLES
+from hwmodel.exploration.variants import is_prunable
 from hwmodel.extraction.whatif.pruning import prune
 from hwmodel.extraction.whatif.recipes import Recipe
-from hwmodel.ir.operators import Operator
 from hwmodel.ir.storage import is_trace_file, load_trace
 from hwmodel.ir.trace import Trace
 from hwmodel.ui.batches import Batches
@@ -58,7 +57,7 @@ class Model:
     @cached_property
     def prunable(self) -> tuple[str, ...]:
         """Names of the encoder's layers with weights."""
-        return tuple(operator.name for operator in self.first.operators if _is_prunable(operator))
+        return tuple(operator.name for operator in self.first.operators if is_prunable(operator))
 
     @cached_property
     def blocks(self) -> int:
@@ -131,11 +130,6 @@ class Model:
             Pruning that this model does not take.
         """
         return prune(self.batches.at(state.batch), self.recipe(state))
-
-
-def _is_prunable(operator: Operator) -> bool:
-    weight = operator.family == "product" and operator.parameter and operator.batch == 1
-    return weight and operator.block is not None and operator.role in PRUNABLE_ROLES
 
 
 @dataclass(eq=False)

@@ -36,6 +36,7 @@ def layout() -> Any:
             dcc.Location(id="bookmark", refresh=False),
             dcc.Location(id="address", refresh=False),
             dcc.Store(id="written"),
+            dcc.Store(id="built"),
             html.H1("hwmodel explorer"),
             html.P("What a Vision Transformer costs on a machine while you prune the one and change the other.", className="lead"),
             html.Div(id="notice", role="alert"),
@@ -92,23 +93,27 @@ def controls(bench: Workbench, state: State) -> list[Any]:
     return [
         html.H2("Model"),
         _choice("model", "Model", {name: name for name in models}, state.model),
-        _slider("density", "Density", told, (0, 1, 0.01), state.density, {0: "0", 0.5: "0.5", 1: "1"}, blocked=unpruned),
+        _slider(
+            "density", "Density", told, span=(0, 1, 0.01), value=state.density, marks={0: "0", 0.5: "0.5", 1: "1"}, blocked=unpruned
+        ),
         _choice("block", "Block shape, out × in", {shape: shape.replace("x", " × ") for shape in BLOCKS}, state.block, unpruned),
         _choice("lie", "Kept blocks lie", dict(RULES), state.lie, unpruned),
-        _count("heads", "Heads per block", told, state.heads, *model.heads),
-        _count("tokens", f"Patch tokens from block {model.thinned_from} on", told, state.tokens, *model.tokens),
-        _steps("batch", "Batch", told, list(map(str, BATCHES)), str(state.batch), model.batches.fixed),
+        _count("heads", "Heads per block", told, state.heads, model.heads),
+        _count("tokens", f"Patch tokens from block {model.thinned_from} on", told, state.tokens, model.tokens),
+        _steps("batch", "Batch", told, list(map(str, BATCHES)), str(state.batch), blocked=model.batches.fixed),
         html.H2("Machine"),
         _choice("device", "Device", {name: name for name in bench.devices}, state.device),
         _choice("mode", "Execution mode", {mode: mode for mode in machines.modes_of(card)}, state.mode),
         _choice("power", "Power mode", {one: one for one in power or ("",)}, state.power, "" if power else "this card has one"),
         _steps(
             "array", f"Array size ({array.what})" if array else "Array size", told,
-            [size or "own" for size in sizes], state.array or "own", machines.array_blocked(card, state, tried),
+            [size or "own" for size in sizes], state.array or "own",
+            blocked=machines.array_blocked(card, state, tried),
         ),
         _steps(
             "bandwidth", "Off-chip bandwidth (× the card's)", told,
-            [f"{factor:g}" for factor in BANDWIDTHS], f"{state.bandwidth:g}", machines.bandwidth_blocked(card, state, tried),
+            [f"{factor:g}" for factor in BANDWIDTHS], f"{state.bandwidth:g}",
+            blocked=machines.bandwidth_blocked(card, state, tried),
         ),
     ]  # fmt: skip
 
@@ -127,8 +132,8 @@ def _choice(name: str, label: str, options: dict[Any, str], value: str, blocked:
 
 
 def _slider(
-    name: str, label: str, told: Mapping[str, str], span: tuple[float, float, float], value: float, marks: dict[float, str], *,
-    blocked: str,
+    name: str, label: str, told: Mapping[str, str], *,
+    span: tuple[float, float, float], value: float, marks: dict[float, str], blocked: str,
 ) -> Any:  # fmt: skip
     low, high, step = span
     slider = dcc.Slider(
@@ -138,18 +143,20 @@ def _slider(
     return _field(name, label, [html.Output(told[name], id=f"value-{name}"), slider], blocked)
 
 
-def _count(name: str, label: str, told: Mapping[str, str], value: int, most: int, blocked: str) -> Any:
-    top = max(most, 2)
-    return _slider(name, label, told, (1, top, 1), value or top, {1: "1", top: str(top)}, blocked=blocked)
+def _count(name: str, label: str, told: Mapping[str, str], value: int, limit: tuple[int, str]) -> Any:
+    """A slider up to the count of ``limit``, which also says why it cannot be moved."""
+    top, blocked = max(limit[0], 2), limit[1]
+    return _slider(name, label, told, span=(1, top, 1), value=value or top, marks={1: "1", top: str(top)}, blocked=blocked)
 
 
-def _steps(name: str, label: str, told: Mapping[str, str], texts: Sequence[str], value: str, blocked: str) -> Any:
+def _steps(name: str, label: str, told: Mapping[str, str], texts: Sequence[str], value: str, *, blocked: str) -> Any:
     """A slider over a list: its value is the place in it."""
     place = texts.index(value) if value in texts else 0
     every = 2 if len(texts) > 8 else 1
     marks: dict[float, str] = {at: text for at, text in enumerate(texts) if at % every == 0 and len(texts[-1]) < 6}
     ends: dict[float, str] = {0: texts[0], len(texts) - 1: texts[-1]} if len(texts) > 1 else {0: texts[0]}
-    return _slider(name, label, told, (0, max(len(texts) - 1, 1), 1), place, marks or ends, blocked=blocked)
+    span = (0, max(len(texts) - 1, 1), 1)
+    return _slider(name, label, told, span=span, value=place, marks=marks or ends, blocked=blocked)
 
 
 def state_of(bench: Workbench, values: dict[str, Any]) -> State:

@@ -8,9 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from hwmodel.backends.base import FloatArray
 from hwmodel.backends.estimates import Estimate
-from hwmodel.reporting.breakdown import ROLES, groups, latency_by_bound, latency_by_role
+from hwmodel.reporting.breakdown import ROLES, latency_by_bound, latency_by_role, sums_by_role
 from hwmodel.reporting.tables import band_text
 from hwmodel.reporting.units import percent, ratio, si
 from hwmodel.reporting.variants import Case, quotient
@@ -69,14 +68,6 @@ def trust(answer: Answer) -> str:
     return f"{now.device}, {now.mode}, {now.dtype}, batch {now.trace.batch}: {'; '.join(told)}{moved}."
 
 
-def _sums_by_role(estimate: Estimate, column: FloatArray) -> dict[str, float]:
-    """Sum of one column of costs by key of ROLES."""
-    parts = dict.fromkeys(ROLES, 0.0)
-    for role, value in zip(groups(estimate.trace), column.tolist(), strict=True):
-        parts[role] += value
-    return parts
-
-
 def latency_bars(answer: Answer) -> list[Bar]:
     """Latency of the dense model and of the state, by layer type."""
     dense, now = (latency_by_role(Case("", one)) for one in (answer.dense, answer.now))
@@ -85,7 +76,7 @@ def latency_bars(answer: Answer) -> list[Bar]:
 
 def energy_bars(answer: Answer) -> list[Bar]:
     """Energy of the dense model and of the state, by layer type."""
-    dense, now = (_sums_by_role(one, one.costs.energy_j) for one in (answer.dense, answer.now))
+    dense, now = (sums_by_role(one.trace, one.costs.energy_j) for one in (answer.dense, answer.now))
     return _bars(dense, now, "J")
 
 
@@ -120,7 +111,7 @@ def dots(estimate: Estimate) -> tuple[Dot, ...]:
     carried = np.zeros((3, len(costs.latency_s)))
     for line, column in zip(carried, (costs.executed_macs, costs.dram_bytes, costs.latency_s - costs.gap_s), strict=True):
         np.add.at(line, costs.fused_into, column)
-    macs, moved, busy = (_sums_by_role(estimate, np.where(carried[0] > 0, line, 0.0)) for line in carried)
+    macs, moved, busy = (sums_by_role(estimate.trace, np.where(carried[0] > 0, line, 0.0)) for line in carried)
     latency = float(costs.latency_s.sum())
     return tuple(
         Dot(role, macs[role] / moved[role], macs[role] / busy[role], busy[role] / latency)

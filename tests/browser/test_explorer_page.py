@@ -84,6 +84,9 @@ def test_quick_moves_end_at_the_last_one_and_another_machine_redraws_the_titles(
     until(browser, "location.search.includes('density=0.39')")
     browser.execute_script("dash_clientside.set_props('device', {value: 'tpu-v3'})")
     until(browser, "document.querySelector('#pareto').textContent.includes('latency (µs)')")
+    until(browser, "document.querySelector('#controls').textContent.includes('128x128')")
+    browser.back()
+    until(browser, "document.querySelector('#pareto').textContent.includes('latency (ms)')")
     assert errors(browser) == []
 
 

@@ -5,7 +5,7 @@ tile that visits a processing element (PE) passes five steps: the control core r
 into a staging slot, the port of the global buffer hands it to one of two slots of its PE, the same port hands over its slice
 of input, the PE multiplies from the tile's arrival on and ends when the inputs are there too. A visit may start on a server when
 the server is free and the slot behind it is; the port hands over tiles before inputs. Activations that leave the chip move in
-the gaps of the DMA; the last tile waits for what is left of them.
+the gaps of the DMA and after the last tile.
 """
 
 from __future__ import annotations
@@ -161,45 +161,57 @@ class Loop:
         self.queues = plan(self.product, self.machine, self.groups)
         pes = range(len(self.queues))
         self.done = [[0] * len(pes) for _ in range(5)]  # visits of each PE that have left each step
-        self.fetched = 0.0
-        busy, ends = [0.0] * len(pes), dict[int, float]()
-        serving, working, multiplied = [False] * len(SERVERS), [False] * len(pes), [False] * len(pes)
+        self.busy, self.ends, self.fetched, self.moved = [0.0] * len(pes), dict[int, float](), 0.0, self.start
+        self.serving, self.working, self.multiplied = [False] * len(SERVERS), [False] * len(pes), [False] * len(pes)
         events, order, now = [(self.start, 0, -1, -1)], 1, self.start
         while events:
             now, _, step, pe = heapq.heappop(events)
-            if step == PE:
-                multiplied[pe] = True
-            elif step >= 0:
-                self.done[step][pe] += 1
-                serving[server_of(step)] = False
-            for p in pes:
-                if multiplied[p] and self.done[PE][p] < self.done[INPUTS][p]:
-                    visit = self.queues[p][self.done[PE][p]]
-                    self.done[PE][p] += 1
-                    working[p] = multiplied[p] = False
-                    if visit.ends_row:
-                        ends[visit.row] = now
-            for server, steps in enumerate(SERVERS):
-                chosen = None if serving[server] else self._next(steps)
-                if chosen is not None:
-                    serving[server] = True
-                    heapq.heappush(events, (now + self._cycles(*chosen, now), order, *chosen))
-                    order += 1
-            for p in pes:
-                if not working[p] and self.done[PE][p] < self.done[TILE][p]:
-                    visit = self.queues[p][self.done[PE][p]]
-                    working[p] = True
-                    busy[p] += visit.tokens
-                    heapq.heappush(events, (max(now, self.ready(visit)) + visit.tokens, order, PE, p))
-                    order += 1
-        return Outcome(now, ends, busy)
+            self._leave(step, pe, now)
+            for until, *job in self._begin(now):
+                heapq.heappush(events, (until, order, *job))
+                order += 1
+        return Outcome(max(now, self.moved), self.ends, self.busy)
+
+    def _leave(self, step: int, pe: int, now: float) -> None:
+        """A visit leaves a step, and a PE that has multiplied waits for the last of its inputs."""
+        if step == PE:
+            self.multiplied[pe] = True
+        elif step >= 0:
+            self.done[step][pe] += 1
+            self.serving[server_of(step)] = False
+        if step == DMA:
+            gaps = now - self.start - self.fetched
+            self.moved = now + max(self.beside / self.machine.dram_bytes_per_cycle - gaps, 0)
+        if self.multiplied[pe] and self.done[PE][pe] < self.done[INPUTS][pe]:
+            visit = self.queues[pe][self.done[PE][pe]]
+            self.done[PE][pe] += 1
+            self.working[pe] = self.multiplied[pe] = False
+            if visit.ends_row:
+                self.ends[visit.row] = now
+
+    def _begin(self, now: float) -> Iterator[tuple[float, int, int]]:
+        """What free servers and free PEs turn to: until when, the step and the PE."""
+        for server, steps in enumerate(SERVERS):
+            chosen = None if self.serving[server] else self._next(steps)
+            if chosen is not None:
+                self.serving[server] = True
+                yield now + self._cycles(*chosen), *chosen
+        for p, queue in enumerate(self.queues):
+            if not self.working[p] and self.done[PE][p] < self.done[TILE][p]:
+                visit = queue[self.done[PE][p]]
+                self.working[p] = True
+                self.busy[p] += visit.tokens
+                yield max(now, self.ready(visit)) + visit.tokens, PE, p
 
     def _next(self, steps: tuple[int, ...]) -> tuple[int, int] | None:
         """The step and the PE that a free server turns to."""
         for step in steps:
             waiting = [p for p in range(len(self.queues)) if self._may(step, p)]
             if waiting:
-                served, left = self.done[step], [len(queue) - done for queue, done in zip(self.queues, self.done[step], strict=True)]
+                served, left = (
+                    self.done[step],
+                    [len(queue) - done for queue, done in zip(self.queues, self.done[step], strict=True)],
+                )
                 return step, min(waiting, key=lambda p: (served[p] * self.rounds, -left[p]))
         return None
 
@@ -213,17 +225,16 @@ class Loop:
         room = {DMA: self.done[TILE][pe] + staged, TILE: self.done[PE][pe] + SLOTS}
         return done < room.get(step, len(self.queues[pe]))
 
-    def _cycles(self, step: int, pe: int, now: float) -> float:
+    def _cycles(self, step: int, pe: int) -> float:
         machine, product = self.machine, self.product
         visit = self.queues[pe][self.done[step][pe]]
         if step == CORE:
             block = 0.0 if product.heads else machine.cycles_per_block
             return block + machine.cycles_per_row * visit.dispatched
         if step == DMA:
-            last = sum(self.done[DMA]) + 1 == sum(map(len, self.queues))
-            gaps = now - self.start - self.fetched
-            self.fetched += visit.dram_bytes / machine.dram_bytes_per_cycle
-            return visit.dram_bytes / machine.dram_bytes_per_cycle + last * max(self.beside / machine.dram_bytes_per_cycle - gaps, 0)
+            fetch = visit.dram_bytes / machine.dram_bytes_per_cycle
+            self.fetched += fetch
+            return fetch
         moved = machine.out * machine.in_ if step == TILE else visit.tokens * machine.in_
         return moved * product.width / machine.port_bytes_per_cycle
 

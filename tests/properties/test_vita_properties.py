@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -71,6 +73,109 @@ def test_removing_a_block_never_costs(first: Operator, pes: int, pe: str, data: 
     less, more = costs
     assert less.latency_s <= more.latency_s * (1 + 1e-12)
     assert less.energy_j <= more.energy_j * (1 + 1e-12)
+
+
+# --- chains, whose products and functions wait for each other, in machines that are short of something -------------
+
+
+@cache
+def trained() -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    """Weights (out, in) of a small network trained on digits: rows of blocks that are kept differ as real ones do."""
+    from sklearn.datasets import load_digits
+    from sklearn.neural_network import MLPClassifier
+
+    images, labels = load_digits(return_X_y=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = MLPClassifier((192, 256, 128), max_iter=8, random_state=0).fit(images / 16, labels)
+    return [weights.T for weights in network.coefs_]
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> BlockMask:
+    """Of random blocks, even or skewed by rows; or the largest blocks of a trained layer."""
+    block = draw(st.sampled_from([(16, 16), (32, 32), (32, 64), (64, 32)]))
+    density = draw(st.floats(0.1, 1.0))
+    if draw(st.booleans()):
+        weights = trained()[draw(st.sampled_from([1, 2]))]
+        rows, cols = (size // side for size, side in zip(weights.shape, block, strict=True))
+        score = np.square(weights).reshape(rows, block[0], cols, block[1]).sum(axis=(1, 3))
+        return BlockMask(weights.shape, block, score >= np.quantile(score, 1 - density))
+    shape = draw(st.tuples(*(st.integers(side // 8, 60).map(lambda eighths: 8 * eighths) for side in block)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    grid = -(-shape[0] // block[0]), -(-shape[1] // block[1])
+    thinner = 2 * rng.random((grid[0], 1)) if draw(st.booleans()) else np.ones((grid[0], 1))
+    return BlockMask(shape, block, rng.random(grid) < density * thinner)
+
+
+CRAMPED = st.fixed_dictionaries(
+    {
+        "pe": st.sampled_from(SHAPES),
+        "pe_buffer_bytes": st.sampled_from([8192.0, 16384.0, 40960.0]),
+        "buffer_bytes": st.sampled_from([32768.0, 131072.0, 524288.0]),
+        "dram_bytes_per_s": st.sampled_from([2e9, 12.8e9, 51.2e9]),
+        "buffer_bytes_per_cycle": st.sampled_from([64.0, 512.0]),
+        "sfu_elements_per_cycle": st.sampled_from([2.0, 8.0, 32.0]),
+        "cycles_per_block": st.sampled_from([0.0, 2.0, 90.0]),
+        "cycles_per_row": st.sampled_from([0.0, 20.0, 100.0]),
+    }
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trained_before() -> None:
+    """Training draws from Python's own generator, which a strategy may not."""
+    trained()
+
+
+GROWING = sorted({*ROOM} - {"pe_count"})
+
+
+def chain(mask: BlockMask, m: int, after: int) -> hw.Trace:
+    """A pruned product, GELU, a product of that, and a residual."""
+    n, k = mask.shape
+    rows = [hw.matmul(m=m, k=k, n=n, mask=mask), hw.gelu(elements=m * n), hw.matmul(m=m, k=n, n=after)]
+    older = hw.layernorm(rows=m, cols=after)
+    residual = hw.elementwise("add", elements=m * after, inputs=2)
+    return hw.Trace.from_operators([*rows, older, residual]).replace(edges=((0, 1), (1, 2), (2, 4), (3, 4)))
+
+
+def never_rises(latency_s: Any) -> None:
+    assert all(faster <= slower * (1 + 1e-12) for slower, faster in pairwise(np.asarray(latency_s).tolist()))
+
+
+@settings(max_examples=60)
+@given(mask=masks(), m=st.integers(1, 900), after=st.integers(8, 400), machine=CRAMPED, pes=st.integers(1, 16), data=st.data())
+def test_more_of_anything_never_costs_a_chain_time(
+    *, mask: BlockMask, m: int, after: int, machine: dict[str, Any], pes: int, data: st.DataObject
+) -> None:
+    """Bandwidth of DRAM and port, both buffers, clock and rate of the functions in twelve steps; 1 to 16 PEs."""
+    trace, field = chain(mask, m, after), data.draw(st.sampled_from(GROWING))
+    growing = machine | {field: machine.get(field, ROOM[field]) * np.geomspace(1, 8, 12)}
+    for mode, count in (("full", {}), ("chip", {"pe_count": float(pes)})):
+        never_rises(price(trace, mode, **growing, **count).latency_s)
+    never_rises(price(trace, **machine, pe_count=np.arange(1.0, 17)).latency_s)
+
+
+@settings(max_examples=60)
+@given(mask=masks(), m=st.integers(1, 900), after=st.integers(8, 400), machine=CRAMPED, pes=st.integers(1, 16), data=st.data())
+def test_fewer_blocks_never_cost_a_chain_time(
+    *, mask: BlockMask, m: int, after: int, machine: dict[str, Any], pes: int, data: st.DataObject
+) -> None:
+    """Blocks are taken away one after the other, on one PE and on many."""
+    if not mask.kept_blocks:
+        return
+    places = data.draw(st.permutations(np.argwhere(mask.kept).tolist()))[:8]
+    for mode, count in (("full", {}), ("chip", {"pe_count": float(pes)})):
+        kept, found = mask.kept.copy(), [price(chain(mask, m, after), mode, **machine, **count).latency_s]
+        for place in places:
+            kept[tuple(place)] = False
+            fewer = BlockMask(mask.shape, mask.block, kept.copy())
+            found.append(price(chain(fewer, m, after), mode, **machine, **count).latency_s)
+        never_rises(found)
+
+
+# --- energy and bounds --------------------------------------------------------------------------------------------
 
 
 @FEWER

@@ -71,7 +71,8 @@ def until(browser: Any, condition: str, *given: object) -> Any:
 
 def open_page(browser: Any, url: str) -> None:
     browser.get(url)
-    until(browser, "document.querySelectorAll('#pareto .tracefront').length && document.querySelector('#numbers').children.length")
+    for part in ("#pareto .tracefront", "#numbers *", "#density [role=slider]"):
+        until(browser, "document.querySelector(arguments[0])", part)
 
 
 def thumb(browser: Any, name: str) -> Any:

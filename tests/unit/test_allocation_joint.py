@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,37 +22,51 @@ from hwmodel.ir.masks import BlockMask
 from hwmodel.pruning.calibration_images import Calibration
 
 BLOCK, DEPTH = (32, 32), 3
-HEADS = 6
+HEADS, LOSS = 6, 0.02
+
+
+def run(budget: str) -> ClosedLoop:
+    return hw.allocate(
+        small_vit(DEPTH), images(2), device="vita", budget=budget, block=BLOCK, example=EXAMPLE, ratios=13,
+        heads=f"loss={LOSS}", tokens=f"loss={LOSS}",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def settled() -> ClosedLoop:
-    return hw.allocate(
-        small_vit(DEPTH), images(2), device=("vita", "tpu-v3"), budget="energy=0.9", block=BLOCK, example=EXAMPLE, ratios=13,
-        heads="loss=0.01", tokens="loss=0.01",
-    )  # fmt: skip
+    return run("energy=0.35")
 
 
 def test_turns_end_and_promises_are_kept(settled: ClosedLoop) -> None:
-    assert settled.settled and settled.converged and 1 <= len(settled.turns) <= 4
-    assert settled.last.structure.heads and settled.last.structure.tokens
-    for check in settled.checks:
-        assert check.gap <= 0.01
-    for limit in settled.allocation.problem.limits:
-        assert limit.cost.dense > settled.closing.machines[0].dense.energy_j, "shares are of the model as it was given"
+    assert settled.settled and settled.converged and len(settled.turns) == 2
+    assert settled.turn.structure.heads and settled.turn.structure.tokens
+    assert all(check.gap <= 0.01 for check in settled.checks)
+    flops, _, energy = settled.checks
+    whole = hw.estimate(settled.origin.structure, device="vita")
+    assert energy.dense == whole.energy_j and energy.delivered <= 0.35 * whole.energy_j
+    assert flops.dense == 2 * sum(operator.macs for operator in settled.origin.structure.operators if operator.parameter)
 
 
 def test_nothing_moves_where_it_ends(settled: ClosedLoop) -> None:
-    pricers = [lambda trace, device=device: hw.estimate(trace, device=device) for device in ("vita", "tpu-v3")]
     sensing = Sensing(calibration=Calibration(images=images(2), labels=None, source="noise"), block=BLOCK)
-    wishes = {"heads": Wish(loss=0.01), "tokens": Wish(loss=0.01)}
-    value = valuation(settled.goal, settled.origin.structure, pricers)
+    wishes = {"heads": Wish(loss=LOSS), "tokens": Wish(loss=LOSS)}
+    value = valuation(settled.goal, settled.origin.structure, [partial(hw.estimate, device="vita")])
     chooser = Chooser(live=settled.origin, sensing=sensing, wishes=wishes, value=value)
-    assert chooser.choice(settled.last) == settled.last.structure
+    first, last = settled.turns
+    assert chooser.choice(None) == first.structure != last.structure
+    assert chooser.choice(first) == chooser.choice(last) == last.structure
+
+
+@pytest.mark.slow
+def test_turns_that_go_back_and_forth_end_and_say_so() -> None:
+    found = run("energy=0.5")
+    assert not found.settled and not found.converged and len(found.turns) == 2
+    assert found.turn is min(found.turns, key=lambda one: one.closing.chosen.allocation.distortion)
+    assert json.loads(found.log.splitlines()[-1])["counts"] == 1 + found.turns.index(found.turn)
 
 
 def test_the_pruned_model_has_the_heads_and_tokens_it_says(settled: ClosedLoop) -> None:
-    structure = settled.last.structure
+    structure = settled.turn.structure
     heads = heads_of(settled.trace)
     assert heads == {block: len(structure.heads.get(block, range(HEADS))) for block in range(DEPTH)}
     rows = {operator.name: operator.m for operator in settled.trace.operators}
@@ -63,9 +79,8 @@ def test_the_pruned_model_has_the_heads_and_tokens_it_says(settled: ClosedLoop) 
 
 def test_its_recipe_prices_what_was_delivered(settled: ClosedLoop) -> None:
     told = hw.prune(settled.published, settled.recipe)
-    for device, estimate in zip(("vita", "tpu-v3"), settled.estimates, strict=True):
-        again = hw.estimate(told, device=device)
-        assert (again.latency_s, again.energy_j) == pytest.approx((estimate.latency_s, estimate.energy_j))
+    again, (estimate,) = hw.estimate(told, device="vita"), settled.estimates
+    assert (again.latency_s, again.energy_j) == pytest.approx((estimate.latency_s, estimate.energy_j))
 
 
 # --- what one head or token saves --------------------------------------------------------------------------------------------
@@ -98,7 +113,7 @@ def test_savings_fall_as_blocks_and_tokens_go(trace: hw.Trace) -> None:
     kept[:9] = True
     masks = {"blocks.1.attn.qkv": BlockMask((576, 192), BLOCK, kept)}
     (whole, token), (heads, tokens) = savings(trace, {}), savings(trace, masks)
-    assert heads[1] == pytest.approx(whole[1] - 17 * 0.5 * 3 * 192 * 32) and heads[[0, 2]] == pytest.approx(whole[[0, 2]])
+    assert heads == pytest.approx([whole[0], whole[1] - 17 * 0.5 * 3 * 192 * 32, whole[2]])
     assert tokens[1] == pytest.approx(token[1] - 0.5 * 3 * 192**2)
     later, _ = savings(trace, {}, Structure(tokens={0: 0.5}))
     assert later[0] == pytest.approx(whole[0]) and (later[1:] < 0.6 * whole[1:]).all()

@@ -115,9 +115,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 
 
 def test_images_of_a_folder_bring_their_labels(tmp_path: Path) -> None:
+    from PIL import Image
+
     from hwmodel.extraction import zoo
     from hwmodel.pruning.calibration_images import images_in
-    from PIL import Image
 
     model = zoo.build("test_vit", (32, 32), device="cpu")
     for name, shade in (("b", 200), ("a", 10)):

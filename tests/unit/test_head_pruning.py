@@ -31,7 +31,13 @@ def silenced(model: Any, kept: dict[int, list[int]]) -> Any:
 
 
 def vit(**options: Any) -> torch.nn.Module:
-    return small_vit(**{"num_heads": 4, **options})
+    """4 blocks of 4 heads of 8, with biases and scales that are not those of a fresh model."""
+    model = small_vit(**{"num_heads": 4, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model
 
 
 @pytest.mark.parametrize(

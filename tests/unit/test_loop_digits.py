@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,6 +18,7 @@ from hwmodel.pruning.masking import apply_masks
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 TIGHT = (8, 0.25)
+ARRAY = "TPU 16x16"
 
 
 @pytest.fixture(scope="module")
@@ -25,25 +26,23 @@ def analysis() -> SimpleNamespace:
     """The scripts, which import each other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ANALYSIS))
-        names = ("digits_vit", "loop_machines", "loop_images", "loop_results", "loop_digits")
+        names = ("digits_vit", "loop_machines", "loop_images", "loop_results", "loop_subjects", "loop_digits")
         return SimpleNamespace(**{name: import_module(name) for name in names})
 
 
 @pytest.fixture(scope="module")
 def trained(analysis: SimpleNamespace) -> SimpleNamespace:
-    """One model after a few epochs, with its curves in 8x8 blocks."""
+    """One model after ten epochs, its curves in 8x8 blocks, and what it may be pruned to on the array (whole units or not)."""
     subject = analysis.loop_digits.digits_subject(0, "plain", epochs=10, tune_epochs=1, cache=None)
-    return SimpleNamespace(subject=subject, curves=subject.curves([8]))
+    curves = subject.curves([8])
+    priced = analysis.loop_machines.Priced(site(analysis, ARRAY), subject.structure(1, 1))
+    return SimpleNamespace(
+        subject=subject, curves=curves, array=cache(lambda whole: priced.choices(curves[8], whole_units=whole))
+    )  # fmt: skip
 
 
 def site(analysis: SimpleNamespace, name: str) -> object:
     return next(one for one in analysis.loop_machines.digits_sites() if one.name == name)
-
-
-def choices(analysis: SimpleNamespace, trained: SimpleNamespace, name: str, *, whole_units: bool) -> object:
-    where = site(analysis, name)
-    priced = analysis.loop_machines.Priced(where, trained.subject.structure(where.batch, where.widen))
-    return priced.choices(trained.curves[8], whole_units=whole_units)
 
 
 def test_training_is_repeatable_bit_for_bit_and_leaves_random_numbers_alone(analysis: SimpleNamespace) -> None:
@@ -79,13 +78,13 @@ def test_energy_in_proportion_to_flops_gives_the_same_masks_and_an_array_does_no
 ) -> None:
     cases = [(8, 0.5), TIGHT]
     assert analysis.loop_digits.identical(trained.subject, cases, trained.curves) == [True, True]
-    array = choices(analysis, trained, "TPU v3", whole_units=False)
+    array = trained.array(False)
     masks = [array.within(cost, 0.25).masks for cost in (array.flops, array.energy)]
     assert analysis.loop_digits.digest(masks[0]) != analysis.loop_digits.digest(masks[1])
 
 
-def test_knowing_the_machine_lowers_the_distortion_at_equal_energy(analysis: SimpleNamespace, trained: SimpleNamespace) -> None:
-    single, units = (choices(analysis, trained, "TPU v3", whole_units=whole) for whole in (False, True))
+def test_knowing_the_machine_lowers_the_distortion_at_equal_energy(trained: SimpleNamespace) -> None:
+    single, units = trained.array(False), trained.array(True)
     ways = [single.by_flops(0.25), single.within(single.energy, 0.25), units.within(units.energy, 0.25)]
     for way, told in zip(ways, (single, single, units), strict=True):
         assert told.energy.total(way.points) <= 0.25 * told.energy.dense * (1 + 1e-9)
@@ -95,20 +94,20 @@ def test_knowing_the_machine_lowers_the_distortion_at_equal_energy(analysis: Sim
 
 
 def test_promised_energy_is_delivered_by_the_reloaded_model(analysis: SimpleNamespace, trained: SimpleNamespace) -> None:
-    gap = analysis.loop_digits.delivered_gap(trained.subject, site(analysis, "TPU v3"), 0.35, trained.curves[8])
+    gap = analysis.loop_digits.delivered_gap(trained.subject, site(analysis, ARRAY), trained.curves[8])
     assert abs(gap) < 0.01
 
 
-def test_a_small_comparison(analysis: SimpleNamespace, trained: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_small_comparison(analysis: SimpleNamespace, trained: SimpleNamespace) -> None:
     """Ten epochs of training and one of tuning: the array's own energy is worth points already."""
-    rows = list(analysis.loop_digits.equal_energy(trained.subject, site(analysis, "TPU v3"), [TIGHT], trained.curves))
+    rows = list(analysis.loop_digits.equal_energy(trained.subject, site(analysis, ARRAY), [TIGHT], trained.curves))
     frame = analysis.loop_results.frame_of(rows).set_index("method")
     assert list(frame.index) == list(analysis.loop_results.METHODS)
     assert (frame.energy <= 0.25 + 1e-9).all()
     assert (frame.energy > 0.24).all(), "equal energy, to the last tiles"
-    assert frame.after["whole units"] > frame.after["FLOPs-aware"] + 0.1
+    assert frame.after["whole units"] > frame.after["FLOPs-aware"]
     assert (frame.after >= frame.before).all()
-    assert "TPU v3, plain, 8x8 blocks at 25% of the energy" in analysis.loop_results.sentences(frame.reset_index())[0]
+    assert "TPU 16x16, plain, 8x8 blocks at 25% of the energy" in analysis.loop_results.sentences(frame.reset_index())[0]
 
 
 def test_an_energy_that_no_mask_reaches_is_a_row_with_the_reason(analysis: SimpleNamespace, trained: SimpleNamespace) -> None:
@@ -121,7 +120,7 @@ def test_an_energy_that_no_mask_reaches_is_a_row_with_the_reason(analysis: Simpl
 
 
 def test_masks_hold_through_fine_tuning(analysis: SimpleNamespace, trained: SimpleNamespace) -> None:
-    masks = choices(analysis, trained, "TPU v3", whole_units=False).uniform(0.5)
+    masks = trained.array(False).uniform(0.5)
     pruned = apply_masks(trained.subject.live.module, masks)
     before = {name: parameter.clone() for name, parameter in pruned.named_parameters()}
     analysis.digits_vit.fine_tune(pruned, trained.subject.train, epochs=1)
@@ -131,12 +130,32 @@ def test_masks_hold_through_fine_tuning(analysis: SimpleNamespace, trained: Simp
             assert not torch.equal(before[name], parameter)
 
 
-@pytest.mark.parametrize("sub_folders", ["", "both"])
-def test_a_model_and_images_of_ones_own(analysis: SimpleNamespace, tmp_path: Path, sub_folders: str) -> None:
+def test_training_and_test_images_of_a_folder(analysis: SimpleNamespace, tmp_path: Path) -> None:
+    """``train`` and ``val`` as they are; otherwise a quarter of every class is for testing. Batches are shuffled by seed."""
+    from hwmodel.extraction.zoo import build
+
+    model = build("test_vit")
+    images(tmp_path / "parted", parts=("train", "val"), each=2)
+    images(tmp_path / "whole", each=4)
+    parted = analysis.loop_images.image_folder(tmp_path / "parted", model, 0)
+    assert [Path(path).parts[-3] for part in parted for path, _ in part.files] == ["train"] * 4 + ["val"] * 4
+    train, test = analysis.loop_images.image_folder(tmp_path / "whole", model, 0)
+    assert [label for _, label in sorted(train.files)] == [0, 0, 0, 1, 1, 1]
+    assert sorted(label for _, label in test.files) == [0, 1]
+    assert [{label for _, label in train.first(4).files[at : at + 2]} for at in (0, 2)] == [{0, 1}, {0, 1}]
+    pixels, labels = next(train.batches(6, seed=3))
+    assert pixels.shape == (6, 3, 160, 160)
+    assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    again, other = (next(train.batches(6, seed=seed))[0] for seed in (3, 4))
+    assert torch.equal(pixels, again)
+    assert not torch.equal(pixels, other)
+
+
+def test_a_model_and_images_of_ones_own(analysis: SimpleNamespace, tmp_path: Path) -> None:
     """Random weights and generated images: every step runs, and the table has every machine."""
-    images(tmp_path / "data", parts=("train", "val") if sub_folders else ("",))
+    images(tmp_path / "data")
     arguments = ["--data", str(tmp_path / "data"), "--model", "test_vit", "--block", "16", "--seeds", "1", "--samples", "4"]
-    arguments += ["--most", "6", "--tune", "1", "--results", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "figure.svg")]
+    arguments += ["--most", "4", "--tune", "1", "--results", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "figure.svg")]
     done = run(analysis.loop_digits, arguments)
     assert done.exit_code == 0, done.output
     with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as lines:
@@ -180,7 +199,7 @@ def test_the_figures_that_the_experiment_is_held_to(analysis: SimpleNamespace) -
     """Three seeds, equal energy at 25 %: 10 points on an array with coarse tiles, 3 on an edge card with falling tokens."""
     rows = []
     for seed in range(3):
-        for variant, machine in (("plain", "TPU v3"), ("tok", "ViTA")):
+        for variant, machine in (("plain", ARRAY), ("tok", "ViTA 8x8")):
             subject = analysis.loop_digits.digits_subject(seed, variant, epochs=60, tune_epochs=3, cache=None)
             curves = subject.curves([8])
             assert all(analysis.loop_digits.identical(subject, [TIGHT], curves))

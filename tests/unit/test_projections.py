@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,14 @@ from torch.nn.utils import parametrize, prune
 
 import hwmodel as hw
 from hwmodel.errors import HwmodelError
+from hwmodel.extraction.torchvision_repair import import_torchvision
+from hwmodel.pruning.backward_passes import BackwardPasses
+from hwmodel.pruning.capture import Capture
 from hwmodel.pruning.projected import Projections
 from hwmodel.pruning.projections import projections
+from hwmodel.pruning.rehearsal import rehearse
 from hwmodel.pruning.tokens import merge_tokens, threshold_tokens, topk_tokens
+from hwmodel.pruning.weight_layers import weight_layers
 
 LABELS = torch.tensor([0, 4, 2])
 
@@ -100,6 +107,7 @@ def test_token_counts_that_depend_on_the_image_are_those_of_the_image_alone() ->
 
 def test_windows_and_patch_merging() -> None:
     """A Swin: rows of a linear are windows times tokens, and its patches come from a convolution of stride 4."""
+    import_torchvision()
     from timm.models.swin_transformer import SwinTransformer
 
     torch.manual_seed(0)
@@ -110,17 +118,34 @@ def test_windows_and_patch_merging() -> None:
     assert any("downsample" in name for name in expected)
 
 
-def test_weights_that_other_modules_multiply_by() -> None:
-    """A BEiT: its attention takes the weight of ``qkv`` and adds biases of its own, without calling the layer."""
+class EvenRowsPruned(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.arange(weight.shape[0]) % 2).unsqueeze(1)
+
+
+def small_beit() -> Any:
+    import_torchvision()
     from timm.models.beit import Beit
 
     torch.manual_seed(0)
-    model = Beit(
+    return Beit(
         img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5, use_rel_pos_bias=True, init_values=0.1
     )
+
+
+def test_weights_that_other_modules_multiply_by() -> None:
+    """A BEiT: its attention takes the weight of ``qkv`` and adds biases of its own, without calling the layer."""
+    model, dense = small_beit(), small_beit()
+    held, computed = model.blocks[0].attn.qkv, model.blocks[1].attn.qkv
+    prune.random_unstructured(held, "weight", 0.5)
+    parametrize.register_parametrization(computed, "weight", EvenRowsPruned())
+    with torch.no_grad():
+        dense.blocks[0].attn.qkv.weight.copy_(held.weight)
+        dense.blocks[1].attn.qkv.weight.copy_(computed.weight)
     found = projections(model, [IMAGES], kind="loss", loss=first_logit, finest=(4, 4))
     assert found.left_out == {}
-    assert_equal(found, by_autograd(model, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4)))
+    assert_equal(found, by_autograd(dense, IMAGES, lambda outputs, _place: outputs[0, 0], (4, 4)))
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_names_are_those_of_the_trace() -> None:
@@ -163,13 +188,9 @@ def test_a_layer_that_is_called_twice_adds_up_its_calls() -> None:
 
 
 def test_masked_layers_are_projected_as_they_compute() -> None:
-    class Half(nn.Module):
-        def forward(self, weight: Tensor) -> Tensor:
-            return weight * (torch.arange(weight.shape[0]) % 2).unsqueeze(1)
-
     model = small_vit()
     prune.random_unstructured(model.blocks[0].mlp.fc1, "weight", 0.5)
-    parametrize.register_parametrization(model.blocks[1].mlp.fc1, "weight", Half())
+    parametrize.register_parametrization(model.blocks[1].mlp.fc1, "weight", EvenRowsPruned())
     dense = small_vit()
     with torch.no_grad():
         for number in (0, 1):
@@ -227,6 +248,49 @@ def test_one_image_that_does_not_fit(memory_bytes: int) -> None:
     """Found out while the forward pass runs, or once what the backward pass takes is counted too."""
     with pytest.raises(HwmodelError, match=r"one image takes at least \d+ KiB beside the model, memory_bytes allows \d+ KiB"):
         projections(small_vit(), [IMAGES], memory_bytes=memory_bytes)
+
+
+class Watched(nn.Module):
+    """Passes tokens on, and remembers the nodes of the graphs that it is part of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[weakref.ref[Any]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = self.nodes
+
+        class Same(torch.autograd.Function):
+            @staticmethod
+            def forward(context: Any, values: Tensor) -> Tensor:
+                nodes.append(weakref.ref(context))
+                return values.clone()
+
+            @staticmethod
+            def backward(_context: Any, gradient: Tensor) -> Tensor:
+                return gradient
+
+        found: Tensor = Same.apply(x)
+        return found
+
+
+def test_nothing_outlives_a_pass_until_garbage_is_collected() -> None:
+    """Reference cycles would hold the activations of earlier passes: more memory than was allowed."""
+    model = small_vit()
+    model.pos_drop = Watched()
+    layers, _ = weight_layers(model, (4, 4), None)
+    passes = BackwardPasses(model=model, layers=layers, kind="gauss-newton", probes=1, loss=None, seed=0)
+    capture = Capture(layers, 1 << 20)
+    captured = weakref.ref(capture)
+    gc.disable()
+    try:
+        rehearse(passes, IMAGES, None, 1 << 30)
+        passes.project(IMAGES, None, first=0, capture=capture)
+        del capture
+        assert [node() for node in model.pos_drop.nodes] == [None, None]
+        assert captured() is None
+    finally:
+        gc.enable()
 
 
 class StoppedError(Exception):
@@ -408,6 +472,9 @@ def steep(outputs: Tensor, _labels: Tensor | None) -> Tensor:
         ([IMAGES], {"layers": ["blocks.9.*"]}, r"unknown layer 'blocks.9.\*'"),
         ([IMAGES], {"finest": (64, 64)}, r"patch_embed.proj: a finest block of 64x64 does not fit a weight of 32x192"),
         ([IMAGES], {"finest": (0, 4)}, "two positive whole numbers"),
+        ([IMAGES], {"finest": 4}, "two positive whole numbers"),
+        ([IMAGES], {"seed": -1}, "seed -1"),
+        ([IMAGES], {"memory_bytes": 0}, "memory_bytes is 0"),
         (["image.png"], {}, "batch 0: expected a tensor of images, or images and labels, found str"),
     ],
 )

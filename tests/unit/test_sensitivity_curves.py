@@ -101,6 +101,12 @@ def test_scores_by_hand(of_losses: Projections) -> None:
     np.testing.assert_allclose(of_losses["head"].mean, p.mean(0))
 
 
+@pytest.mark.parametrize("score", ["gauss-newton", "magnitude"])
+def test_blocks_of_the_least_score_go_first(of_outputs: Projections, score: Any) -> None:
+    for curve in of_outputs.curves((4, 4), score=score):
+        assert (np.diff(curve.scores[curve.order]) >= 0).all(), curve.name
+
+
 def test_coarser_blocks_are_sums_of_the_finest(of_outputs: Projections) -> None:
     direct = projections(small_vit(), [SAMPLES], finest=(12, 8), probes=2, layers=["blocks.*"])
     for layer in direct:
@@ -178,6 +184,7 @@ def test_orders_and_counts_that_are_none(of_outputs: Projections) -> None:
         ({"delta": "paper"}, "delta 'paper' needs projections of kind 'loss'; these are of kind 'gauss-newton'"),
         ({"score": "taylor"}, "score 'taylor' needs projections of kind 'loss'"),
         ({"delta": "hessian"}, "unknown delta 'hessian'"),
+        ({"kappa": -1.0}, "kappa is -1.0"),
         ({"layers": ["neck"]}, "unknown layer 'neck'"),
         ({"order": {"neck": [0]}}, "unknown layer 'neck'"),
         ({"order": {"head": [0]}}, "head: an order must hold each of the 16 block indices once"),

@@ -50,6 +50,12 @@ def test_one_unit_is_worth_the_average_step() -> None:
     )
 
 
+def test_the_copy_of_the_tokens_is_no_cost_of_a_block() -> None:
+    """Blocks that are alike cost alike, though the first of them is where tokens leave."""
+    tokens = token_costs(DENSE, device="vita", counts=[8, 16], **PE["vita"])
+    np.testing.assert_allclose(tokens.cost[0], tokens.cost[1])
+
+
 def test_tokens_are_chosen_by_what_they_save_in_all_later_blocks() -> None:
     """Every token harms as little everywhere, so the cheapest seconds are those of leaving first."""
     costs = token_costs(DENSE, device="vita", **PE["vita"])

@@ -76,7 +76,7 @@ class Prepared:
         product = own.family == "product"
         functions = np.where(own.constant, 0, special_passes(own) * own.elements).astype(np.float64)
         alive = ~own.constant & (~product | (work.tiles > 0))
-        demand = demand_of(own, design, work.tiles, np.ceil(work.rows / design.pes), alive)
+        demand = demand_of(own, design, work.tiles, np.ceil(work.rows / design.pes), alive, self.units.pieces)
         pipeline = Pipeline.of(own, work, demand, design)
         cycles_per_byte = np.asarray(parameters.clock_hz) / parameters.dram_bytes_per_s
         function = self.units.beside(demand.weight_bytes + demand.read_bytes + demand.written_bytes)

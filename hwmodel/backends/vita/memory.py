@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwmodel.backends.base import BoolArray, FloatArray, Number, Workload
+from hwmodel.backends.base import BoolArray, FloatArray, IntArray, Number, Workload
 from hwmodel.backends.vita.parameters import Design, ProcessingElement
 from hwmodel.errors import HwmodelError
 
@@ -59,7 +59,9 @@ class Streams:
     dram_bytes: FloatArray
 
 
-def demand_of(workload: Workload, design: Design, tiles: FloatArray, turns: FloatArray, alive: BoolArray) -> Demand:
+def demand_of(  # noqa: PLR0917
+    workload: Workload, design: Design, tiles: FloatArray, turns: FloatArray, alive: BoolArray, pieces: IntArray
+) -> Demand:
     """What every unit needs.
 
     One half of the global buffer holds activations, the other the tiles that wait for a PE. A tensor of activations stays on
@@ -71,6 +73,7 @@ def demand_of(workload: Workload, design: Design, tiles: FloatArray, turns: Floa
     tiles : (n,) PE-shaped tiles that hold work
     turns : rows of blocks that the busiest PE works on one after the other
     alive : (n,) units that run at all
+    pieces : (n,) heads or layers of which one at a time has to fit the buffer
 
     Raises
     ------
@@ -86,7 +89,7 @@ def demand_of(workload: Workload, design: Design, tiles: FloatArray, turns: Floa
     whole = np.maximum(np.ceil(workload.n / pe.out) * np.ceil(workload.k / pe.in_) * workload.batch, 1)
     stored = workload.weight_elements * workload.weight_element_bytes
     kept = alive * stored * np.where(workload.parameter, np.minimum(tiles / whole, 1.0), 1.0)
-    read, written = (alive * moved for moved in spilled_bytes(workload, half))
+    read, written = (alive * moved for moved in spilled_bytes(workload, pieces, half))
     asked = np.minimum(np.ceil(workload.m * workload.k * width / half), np.maximum(workload.m, 1))
     return Demand(
         tile_bytes=tile_bytes,
@@ -111,9 +114,8 @@ def streams(demand: Demand, tiles: FloatArray, passes: FloatArray, beside_bytes:
     )
 
 
-def spilled_bytes(workload: Workload, half: FloatArray) -> tuple[FloatArray, FloatArray]:
+def spilled_bytes(workload: Workload, pieces: IntArray, half: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Bytes of activations (read from, written to) DRAM: tensors of which one piece does not fit ``half`` of the buffer."""
-    pieces = np.maximum(workload.batch, 1)
     read = workload.input_elements * workload.activation_bytes
     written = workload.output_elements * workload.activation_bytes
     return np.where(read / pieces > half, read, 0.0), np.where(written / pieces > half, written, 0.0)

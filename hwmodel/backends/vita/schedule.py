@@ -94,12 +94,13 @@ class Pipeline:
     def starved(self, groups: FloatArray, beside: FloatArray) -> FloatArray:
         """Until a supplier that never pauses is done, and one visit of arithmetic after the core's or the DMA's last tile.
 
-        ``beside``: cycles of the DMA for activations, which move in the gaps between weights and before the last tile.
+        ``beside``: cycles of the DMA for activations, which move in the gaps between weights and after them.
         """
         visits, last = self.tiles * groups, self.tokens / groups
         return largest(
             self.filling - self.block + visits * self.block + self.dispatch + last,
-            self.filling - self.fetch + self.weights * groups + beside + last,
+            self.filling - self.fetch + self.weights * groups + last,
+            self.weights * groups + beside,
             self.filling - self.hand + visits * self.hand + self.tiles * self.stream,
         )
 

@@ -145,6 +145,7 @@ def _late(units: Units, narrower: Sequence[Narrower], work: Work, products: Prod
     first, second = units.after[units.paired], units.before[units.paired]
     heads = ~units.workload.parameter[first] & ~units.workload.parameter[second]
     beside_heads = _beside_heads(work, products, busy, first, second) - products.running[..., second]
+    beside_heads = np.maximum(beside_heads, products.shared[..., first])
     begun = _begun(units, narrower, work, products, busy, products.setup[..., second])
     setup = products.setup[..., second]
     ready = products.running[..., first] + setup
@@ -189,4 +190,4 @@ def _beside_heads(work: Work, products: ProductTime, own: FloatArray, first: Int
     running = products.running[..., second]
     ready, last = products.first[..., first], products.first[..., second]
     turn = own * np.divide(work.tied, work.rows, out=np.zeros_like(work.tied), where=work.rows > 0)[..., first]
-    return largest(ready + own + last, products.shared[..., first] + turn + last, ready + turn + running)
+    return largest(ready + own + last, products.running[..., first] + turn + last, ready + turn + running)

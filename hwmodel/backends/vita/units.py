@@ -57,6 +57,13 @@ class Units:
         rows: IntArray = (self.before != NOBODY).nonzero()[0]
         return rows
 
+    @cached_property
+    def pieces(self) -> IntArray:
+        """(n,) independent parts of each unit: products of a batch, and the heads that a softmax follows."""
+        own = self.workload
+        headed = (self.after != NOBODY) & ~own.parameter[self.after]
+        return np.maximum(np.where(headed, own.batch[self.after], own.batch), 1)
+
     def beside(self, column: FloatArray) -> FloatArray:
         """The figures of the special function that runs beside each product; 0 where there is none."""
         found = np.zeros(column.shape)

@@ -111,7 +111,7 @@ def attention_layer(rng: np.random.Generator, machine: Machine) -> tuple[float, 
     """Normalisation, a pruned product, attention over its heads, a pruned product and the residual."""
     m, heads = int(rng.integers(36, 250)), int(rng.integers(1, 7))
     (into, one), (out, two) = layer_of(rng, m, 64 * heads, 192 * heads), layer_of(rng, m, 64 * heads, 64 * heads)
-    scores, context = hw.matmul(batch=heads, m=m, k=64, n=m), hw.matmul(batch=heads, m=m, k=m, n=64)
+    scores, context = (hw.matmul(batch=heads, m=m, k=k, n=n, parameter=False) for k, n in ((64, m), (m, 64)))
     norm, softmax = hw.layernorm(rows=m, cols=64 * heads), hw.softmax(rows=heads * m, cols=m)
     residual_sum = hw.elementwise("add", elements=m * 64 * heads, inputs=2)
     edges = (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (0, 6)

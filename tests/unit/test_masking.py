@@ -74,6 +74,7 @@ def test_masks_add_to_masks_that_are_held(hold: bool) -> None:
     assert torch.equal(pruned.get_submodule(FC1).weight, expected(FC1, before) * first)
     pruned(IMAGES)
     assert torch.equal(pruned.get_submodule(FC1).weight, expected(FC1, before) * first)
+    assert torch.equal(pruned.get_submodule(FC1).weight_mask != 0, (expected(FC1, torch.ones(128, 32)) * first) != 0)
     assert torch.equal(model.get_submodule(FC1).weight != 0, first)
 
 

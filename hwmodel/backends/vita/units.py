@@ -131,7 +131,9 @@ def _edges(workload: Workload, owner: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _neighbours(operators: Sequence[Operator], edges: Sequence[tuple[int, int]]) -> list[_Beside]:
-    """Which products each special function runs beside. A product hides one of them at most, or less work could take longer.
+    """Which products each special function runs beside, one entry per operator, in order.
+
+    A product hides one of them at most, or less work could take longer.
 
     An elementwise function or a softmax whose only input is a product, and whose output a product reads, runs while the
     first is still at work and the second has begun. A residual sum runs beside the product it adds to.

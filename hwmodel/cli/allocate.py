@@ -103,7 +103,8 @@ def allocate(
         print_json(found.document() | {"files": [str(path) for path in written]})
         return
     _tell(found)
-    print_line(f"written: {', '.join(map(str, written))}, masks in {files.recipe.with_suffix('.npz').name}")
+    masks = f", masks in {files.recipe.with_suffix('.npz').name}" if found.masks else ""
+    print_line(f"written: {', '.join(map(str, written))}{masks}")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def test_figures_follow_a_dragged_slider(
         for what, found, cpu in (("slider to figures", taken, cpu_ms), ("slider to a text", alone, alone_cpu_ms)):
             middle, p95 = np.percentile(found, [50, 95])
             sys.stdout.write(f"\n{what}: median {middle:.0f} ms, p95 {p95:.0f} ms, {cpu:.0f} ms of processor time a move\n")
-    assert len(taken) == MOVES, "moves were still being drawn when the next one came"
+    assert len(taken) > 0.9 * MOVES, "moves were still being drawn when the next one came"
     assert cpu_ms < 5 * alone_cpu_ms
     if idle:
-        assert np.percentile(taken, 95) < 100, sorted(taken)
+        missed = [np.inf] * (MOVES - len(taken))
+        assert np.quantile([*taken, *missed], 0.95, method="higher") < 100, sorted(taken)

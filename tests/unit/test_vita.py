@@ -14,6 +14,7 @@ from hwmodel.backends.estimates import Estimate
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BlockMask
 from hwmodel.ir.operators import Operator
+from hwmodel.reporting.tables import estimates_table
 
 P = load_card("vita").resolve()
 LAYER = P.cycles_per_layer
@@ -354,6 +355,17 @@ def test_energy_by_component() -> None:
     assert parts["leakage"] == pytest.approx(estimate.latency_s * leaking)
     assert sum(parts.values()) == pytest.approx(estimate.energy_j)
     assert estimate.energy_by_component_j == pytest.approx(parts)
+
+
+def test_the_document_and_the_table_tell_the_parts_where_the_machine_does() -> None:
+    vita, tpu = (hw.estimate(vit(192, depth=1), device=device) for device in ("vita", "tpu-v3"))
+    told = vita.document()
+    assert sum(told["energy_by_component_j"].values()) == pytest.approx(told["energy_j"])
+    assert told["area_mm2"] == vita.area_mm2
+    assert told["idle_share"] == 0, "one PE"
+    assert not {"energy_by_component_j", "area_mm2", "idle_share"} & tpu.document().keys()
+    (line,) = [one for one in str(estimates_table([vita, tpu]).caption).splitlines() if "energy leakage" in one]
+    assert f"area {sum(vita.area_mm2.values()):.2f} mm2; PEs idle 0" in line
 
 
 @pytest.mark.parametrize("scope", ["dynamic", "lsp"])

@@ -13,6 +13,7 @@ from hwmodel.allocation.closing import Pricer
 from hwmodel.allocation.goals import Goal
 from hwmodel.allocation.layers import FloatArray, IntArray
 from hwmodel.allocation.structure import Structure
+from hwmodel.allocation.tokens_heads import heads_of, sums_by_block
 from hwmodel.extraction.whatif.pruning import prune
 from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
 from hwmodel.ir.masks import BlockMask
@@ -38,15 +39,6 @@ def _priced(pricer: Pricer, quantity: str) -> Valuation:
 
 def _macs(trace: Trace) -> FloatArray:
     return np.array([operator.kept_macs for operator in trace.operators], dtype=np.float64)
-
-
-def heads_of(trace: Trace) -> dict[int, int]:
-    """Heads by encoder block."""
-    return {
-        operator.block: operator.batch // trace.batch
-        for operator in trace.operators
-        if operator.role == "scores" and operator.block is not None
-    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +76,8 @@ class Present:
     def _saved(self, now: Sequence[EncoderRule], less: Sequence[EncoderRule], value: Valuation, fewer: IntArray) -> FloatArray:
         shaped = [self._pruned(encoder) for encoder in (now, (*now, *less))]
         layers = self._layers(*shaped)
-        before, after = (self._by_block(self._pruned(encoder, layers), value, len(fewer)) for encoder in (now, (*now, *less)))
+        pruned = (self._pruned(encoder, layers) for encoder in (now, (*now, *less)))
+        before, after = (sums_by_block(trace, self.trace, value(trace))[1:] for trace in pruned)
         saved: FloatArray = np.maximum(before - after, 0.0) / fewer
         return saved
 
@@ -103,10 +96,3 @@ class Present:
                 fields = {"match": fields["match"], "block": block, "density": mask.kept_fraction}
             rules.append(LayerRule.model_validate(fields))
         return rules
-
-    def _by_block(self, trace: Trace, value: Valuation, blocks: int) -> FloatArray:
-        """(blocks,) sums over the operators of each encoder block."""
-        own = {operator.name: operator.block for operator in self.trace.operators}
-        places = [own.get(operator.name) for operator in trace.operators]
-        found = np.bincount([0 if place is None else place + 1 for place in places], weights=value(trace), minlength=blocks + 1)
-        return found[1:].astype(np.float64)

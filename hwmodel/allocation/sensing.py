@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hwmodel.allocation.curve_layers import BlockCurve, prunable
+from hwmodel.allocation.tokens_heads import heads_of
 from hwmodel.errors import HwmodelError, UnknownNameError
 from hwmodel.ir.masks import Shape
 from hwmodel.pruning.calibration_images import Calibration
@@ -20,6 +21,10 @@ from hwmodel.pruning.live_models import LiveModel
 from hwmodel.pruning.projected import Kind, matching
 from hwmodel.pruning.projections import projections
 
+EXACT_HEADS = 32
+"""Heads up to which each has a Hessian-vector product of its own: a DeiT-S with its 72 would take 20 s of CPU time per image."""
+HEAD_PROBES = 4
+"""Random products per image beyond that: images are averaged anyway."""
 _OF_OUTPUTS = frozenset({None, "gauss-newton", "magnitude"})
 """Distortions and scores that need no labels; the others are of the loss."""
 
@@ -88,8 +93,11 @@ class Sensing:
         return {curve.name: cast("BlockCurve", curve) for curve in curves}
 
     def head_scores(self, live: LiveModel) -> HeadScores:
-        """Predicted change of the loss when a head goes."""
-        return head_scores(live.module, self._labelled(live), seed=self.seed)
+        """Predicted change of the loss when a head goes; estimated where exact curvatures would take minutes."""
+        few = sum(heads_of(live.structure).values()) <= EXACT_HEADS
+        return head_scores(
+            live.module, self._labelled(live), estimator="exact" if few else "hutchinson", probes=HEAD_PROBES, seed=self.seed
+        )
 
     def token_scores(self, live: LiveModel) -> TokenScores:
         """Predicted change of the loss when a token goes."""

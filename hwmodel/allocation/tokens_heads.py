@@ -75,6 +75,29 @@ class UnitCosts:
         return float(blocks + np.interp(wanted[-1], self.counts, self.rest))
 
 
+def heads_of(trace: Trace) -> dict[int, int]:
+    """Heads by encoder block."""
+    return {
+        operator.block: operator.batch // trace.batch
+        for operator in trace.operators
+        if operator.role == "scores" and operator.block is not None
+    }
+
+
+def sums_by_block(trace: Trace, origin: Trace, values: FloatArray) -> FloatArray:
+    """(1 + blocks,) what lies outside the encoder blocks, then each block's sum.
+
+    Parameters
+    ----------
+    origin : the model that ``trace`` was pruned from; what pruning added to it (a copy of the tokens that stay) lies outside
+    values : (operators,) of ``trace``
+    """
+    own = {operator.name: operator.block for operator in origin.operators}
+    places = [own.get(operator.name) for operator in trace.operators]
+    rows = [0 if place is None else place + 1 for place in places]
+    return np.bincount(rows, weights=values, minlength=1 + _blocks(origin)).astype(np.float64)
+
+
 def head_costs(
     trace: Trace,
     *,
@@ -97,11 +120,7 @@ def head_costs(
     HwmodelError
         What :func:`hwmodel.prune` and :func:`hwmodel.estimate` refuse, windowed attention, or counts outside 1 to all.
     """
-    heads = {
-        operator.block: operator.batch // trace.batch
-        for operator in trace.operators
-        if operator.role == "scores" and operator.block is not None
-    }
+    heads = heads_of(trace)
     if not heads:
         raise HwmodelError(f"{trace.model}: its trace has no attention whose heads are known")
 
@@ -166,13 +185,13 @@ def _priced(
     """One estimate per count, its operators summed by encoder block."""
     if quantity not in QUANTITIES:
         raise UnknownNameError("quantity", quantity, QUANTITIES)
-    columns, found, own = [], None, {operator.name: operator.block for operator in trace.operators}
+    columns, found = [], None
     for encoder in rules.values():
         recipe = Recipe(model=trace.model, source="what-if", encoder=tuple(map(EncoderRule.model_validate, encoder)))
         found = estimate(prune(trace, recipe), device=device, **options)
         if found.costs.latency_s.ndim != 1:
             raise HwmodelError(f"{found.device}: costs of units are for one design; give each overridden field one value")
-        columns.append(_by_block([own.get(operator.name) for operator in found.trace.operators], getattr(found.costs, quantity)))
+        columns.append(sums_by_block(found.trace, trace, getattr(found.costs, quantity)))
     assert found is not None
     table = np.stack(columns, axis=1)
     return UnitCosts(
@@ -183,9 +202,3 @@ def _priced(
         name=f"{quantity} on {found.device}/{found.mode}",
         source=found.fidelity["latency" if quantity == "latency_s" else "energy"],
     )
-
-
-def _by_block(blocks: Sequence[int | None], values: FloatArray) -> FloatArray:
-    """Sum outside the encoder blocks, then of block 0, 1, ..."""
-    found: FloatArray = np.bincount([0 if block is None else block + 1 for block in blocks], weights=values).astype(np.float64)
-    return found

@@ -247,12 +247,16 @@ class Estimate:
         columns = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in self._columns().items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         operators = [{"name": name, **row} for name, row in zip(self._names, rows, strict=True)]
-        return self.summary() | self.by_component() | {
-            "warnings": self.warnings,
-            "operators": operators,
-            "schema_version": SCHEMA_VERSION,
-            "versions": {"hwmodel": version("hwmodel"), "python": platform.python_version(), **self.trace.versions},
-        }
+        return (
+            self.summary()
+            | self.by_component()
+            | {
+                "warnings": self.warnings,
+                "operators": operators,
+                "schema_version": SCHEMA_VERSION,
+                "versions": {"hwmodel": version("hwmodel"), "python": platform.python_version(), **self.trace.versions},
+            }
+        )
 
 
 def _idle_choices(options: Options, honoured: frozenset[str]) -> list[str]:

@@ -14,9 +14,10 @@ import hwmodel as hw
 from hwmodel.allocation.goals import Goal
 from hwmodel.allocation.joint import Chooser, Wish, kept_share
 from hwmodel.allocation.outcome import ClosedLoop
-from hwmodel.allocation.savings import Present, heads_of, valuation
+from hwmodel.allocation.savings import Present, valuation
 from hwmodel.allocation.sensing import Sensing
 from hwmodel.allocation.structure import Structure
+from hwmodel.allocation.tokens_heads import heads_of
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BlockMask
 from hwmodel.pruning.calibration_images import Calibration

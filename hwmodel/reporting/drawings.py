@@ -177,6 +177,7 @@ def _variant_plan(place: int, variant: Variant, machines: Sequence[Machine]) -> 
             _Planned(
                 name=f"density-{place}", heading=f"Kept density by layer: {variant.label}", caption=_DENSITY_CAPTION,
                 draw=lambda: layer_figures.kept_density(variant.trace), plots=lambda: interactive.density(variant),
+                legend=layer_figures.density_legend(layers(variant.trace)),
             ),
             _Planned(
                 name=f"masks-{place}", heading=f"Block masks: {variant.label}", caption=mask_figure.caption(operators),

@@ -116,9 +116,14 @@ def kept_density(trace: Trace) -> Figure:
     axes = figure.subplots()
     operators = layers(trace)
     density_panel(axes, operators)
-    roles = {group_of(operator) for operator in operators}
-    legend(figure, [(ROLES[role], role_token(role)) for role in ROLES if role in roles])
+    legend(figure, density_legend(operators))
     return figure
+
+
+def density_legend(operators: Sequence[Operator]) -> list[tuple[str, str]]:
+    """What the colours of the bars mean, (label, colour token)."""
+    roles = {group_of(operator) for operator in operators}
+    return [(ROLES[role], role_token(role)) for role in ROLES if role in roles]
 
 
 def density_panel(axes: Axes, operators: Sequence[Operator]) -> None:

@@ -41,10 +41,7 @@ def mask_pictures(operators: Sequence[Operator]) -> Figure:
     """One picture per layer, the longer side of the weight across; a flat shade where only the density is known."""
     lines = [operators[at : at + _PER_ROW] for at in range(0, len(operators), _PER_ROW)]
     widths = [_panel_widths(line) for line in lines]
-    heights = [
-        _LABELS + _WIDTH * max(_picture_size(operator)[1] for operator in line) / sum(across)
-        for line, across in zip(lines, widths, strict=True)
-    ]
+    heights = [_LABELS + _WIDTH * _tallest(line, across) / sum(across) for line, across in zip(lines, widths, strict=True)]
     figure = new_figure(sum(heights))
     strips = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
     for strip, line, across in zip(strips, lines, widths, strict=True):
@@ -58,6 +55,12 @@ def _panel_widths(line: Sequence[Operator]) -> list[float]:
     """Widths in elements, small pictures wide enough for their labels."""
     widths = [max(_picture_size(operator)) for operator in line]
     return [max(width, max(widths) / 3) for width in widths]
+
+
+def _tallest(line: Sequence[Operator], widths: Sequence[float]) -> float:
+    """Height of the tallest picture where each fills its width, in the units of ``widths``."""
+    sizes = [_picture_size(operator) for operator in line]
+    return max(width * down / across for (across, down), width in zip(sizes, widths, strict=True))
 
 
 def _picture_size(operator: Operator) -> tuple[int, int]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from itertools import combinations
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from reporting_fakes import PE, changed, estimate, pruned, variants, vit
 
 from hwmodel.ir.masks import BlockMask
@@ -119,6 +122,20 @@ def test_stored_masks_are_pictures_and_expected_ones_flat_shades() -> None:
     assert "Only the density is known" in mask_figure.caption(expected)
     assert "Only the density is known" not in mask_figure.caption(stored)
     assert mask_figure.pictured(dense) == []
+
+
+def test_labels_of_mask_pictures_stay_apart() -> None:
+    """Square weights are drawn narrower but taller than long ones; their labels need room below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = mask_figure.mask_pictures(mask_figure.pictured(pruned(vit(2, 768), 0.5, (64, 64))))
+    FigureCanvasAgg(figure).draw()
+    panels = [axes for strip in figure.subfigs for axes in strip.axes]
+    labels = [text for axes in panels for text in axes.findobj(Text) if text.get_text()]
+    boxes = [text.get_window_extent() for text in labels]
+    assert len(boxes) == 2 * len(panels) == 16
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    assert not any(Bbox.intersection(first, second) for first, second in combinations(boxes, 2))
 
 
 def test_a_huge_mask_is_pooled_to_a_small_picture() -> None:

@@ -21,7 +21,7 @@ from hwmodel.backends.cards import load_card
 from hwmodel.extraction.whatif.recipes import Recipe
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
-from hwmodel.reporting.style import figure_file
+from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
 
 MODEL = "deit_base_patch16_224"
 DEVICES = ("agx-orin-64gb", "agx-orin-32gb")
@@ -85,21 +85,26 @@ def as_table(points: list[Point], batch: int) -> Table:
     return table
 
 
+@themed
 def as_figure(points: list[Point], batch: int, suffix: str = ".svg") -> bytes:
     """Energy against latency, one line per variant through the modes, as a file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, len(DEVICES), sharey=True)
-    for axis, device in zip(axes, DEVICES, strict=True):
-        for variant in dict.fromkeys(point.variant for point in points):
+    figure = new_figure(4)
+    panels = figure.subplots(1, len(DEVICES), sharey=True)
+    for axes, device in zip(panels, DEVICES, strict=True):
+        for number, variant in enumerate(dict.fromkeys(point.variant for point in points)):
             own = [point for point in points if (point.device, point.variant) == (device, variant)]
-            axis.plot([p.latency_s * 1e3 for p in own], [p.energy_j * 1e3 / batch for p in own], marker="o", label=variant)
-            for point in own:
-                axis.annotate(point.mode, (point.latency_s * 1e3, point.energy_j * 1e3 / batch), fontsize=7)
-        axis.set(title=device, xlabel="milliseconds", xscale="log")
-    axes[0].set_ylabel("millijoules per image")
-    axes[0].legend(fontsize=8)
+            places = [(point.latency_s * 1e3, point.energy_j * 1e3 / batch) for point in own]
+            axes.plot(*zip(*places, strict=True), marker="o", markersize=4, color=colour(device_token(number)), label=variant)
+            for point, place in zip(own, places, strict=True):
+                axes.annotate(point.mode, place, (0, -11), textcoords="offset points", ha="center", fontsize=7)
+        axes.set_title(device)
+        axes.set_xscale("log")
+        axes.set_xticks([10, 20, 50, 100], ["10", "20", "50", "100"])
+        axes.minorticks_off()
+        axes.margins(0.08, 0.1)
+        axes.set_xlabel(f"latency of {batch} images (ms)")
+    panels[0].set_ylabel("energy per image (mJ)")
+    panels[0].legend(loc="upper left")
     return figure_file(figure, suffix)
 
 

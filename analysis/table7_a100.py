@@ -22,7 +22,7 @@ import hwmodel as hw
 from hwmodel.content import content_folder
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
-from hwmodel.reporting.style import figure_file
+from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
 
 PAPER = content_folder("simulators") / "a100-40gb-sxm" / "lsp_table7.csv"
 BOARDS = ("a100-40gb-sxm", "a100-40gb-pcie")
@@ -91,23 +91,26 @@ def as_table(rows: list[Row]) -> Table:
     return table
 
 
+@themed
 def as_figure(rows: list[Row], suffix: str = ".svg") -> bytes:
     """Bars of time and of power, paper against model, as a file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
+    figure = new_figure(6, 9)
+    latency, power = figure.subplots(2, 1, sharex=True)
     places = range(len(rows))
-    axes[0].bar([place - 0.3 for place in places], [row.paper_s * 1e3 for row in rows], 0.28, label="paper")
-    axes[1].bar([place - 0.3 for place in places], [row.paper_w for row in rows], 0.28, label="paper")
-    for shift, board in zip((0.0, 0.3), BOARDS, strict=True):
-        axes[0].bar([place + shift for place in places], [row.model[board, "auto"][0] * 1e3 for row in rows], 0.28, label=board)
-        axes[1].bar([place + shift for place in places], [row.model[board, "auto"][1] for row in rows], 0.28, label=board)
-    axes[0].set_ylabel("milliseconds (log)")
-    axes[0].set_yscale("log")
-    axes[1].set_ylabel("watts less idle")
-    axes[1].set_xticks(list(places), [row.label for row in rows], rotation=60, ha="right", fontsize=7)
-    axes[0].legend(fontsize=8)
+    tone = colour("muted")
+    latency.bar([place - 0.3 for place in places], [row.paper_s * 1e3 for row in rows], 0.28, color=tone, label="LSP Table 7")
+    power.bar([place - 0.3 for place in places], [row.paper_w for row in rows], 0.28, color=tone)
+    for number, (shift, board) in enumerate(zip((0.0, 0.3), BOARDS, strict=True)):
+        x, tone = [place + shift for place in places], colour(device_token(number))
+        latency.bar(x, [row.model[board, "auto"][0] * 1e3 for row in rows], 0.28, color=tone, label=f"hwmodel: {board}")
+        power.bar(x, [row.model[board, "auto"][1] for row in rows], 0.28, color=tone)
+    latency.set_yscale("log")
+    latency.set_yticks([5, 10, 20, 50], ["5", "10", "20", "50"])
+    latency.minorticks_off()
+    latency.set_ylabel("time per batch (ms)")
+    power.set_ylabel("power less idle (W)")
+    power.set_xticks(list(places), [row.label for row in rows], rotation=60, ha="right", fontsize=7)
+    latency.legend(loc="upper left")
     return figure_file(figure, suffix)
 
 

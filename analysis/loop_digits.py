@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     pass
 
 BLOCK, SHARES = 8, (0.5, 0.35, 0.25)
-OTHER_BLOCKS, OTHER_SHARE = (4, 16), 0.35
+OTHER_BLOCKS, OTHER_SHARES = (4, 16), (0.35, 0.25)
 TOKEN_SITES = ("ViTA 8x8", "TPU 16x16")
 """Machines on which the token-pruned variant is priced too."""
 
 
 def digits_cases() -> list[Case]:
     """Block sizes with budgets."""
-    return [*((BLOCK, share) for share in SHARES), *((block, OTHER_SHARE) for block in OTHER_BLOCKS)]
+    return [*((BLOCK, share) for share in SHARES), *((block, share) for block in OTHER_BLOCKS for share in OTHER_SHARES)]
 
 
 def equal_energy(subject: Subject, site: Site, cases: Sequence[Case], curves: Mapping[int, Curves]) -> Iterator[Row]:

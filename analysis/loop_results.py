@@ -187,4 +187,5 @@ def _panel(axes: Axes, own: pd.DataFrame) -> None:
         axes.errorbar(
             x, found["mean"], found["std"], color=colour(device_token(number)), marker="o", markersize=3, capsize=2, label=method
         )
+    axes.set_xticks(sorted(POINTS * own.budget.unique()))
     axes.grid(axis="both", which="major")

@@ -196,14 +196,17 @@ def test_wrong_input_is_one_line_and_writes_nothing(
 
 @pytest.mark.slow
 def test_the_figures_that_the_experiment_is_held_to(analysis: SimpleNamespace) -> None:
-    """Three seeds, equal energy at 25 %: 10 points on an array with coarse tiles, 3 on an edge card with falling tokens."""
+    """Equal energy at 25 %, three seeds: 10 points on an array with tiles of 4 x 4 blocks, 3 on an edge card with falling tokens.
+
+    4x4 blocks on a 16x16 array are what LSP's 32x32 blocks are on the 128x128 array of a TPU.
+    """
     rows = []
     for seed in range(3):
-        for variant, machine in (("plain", ARRAY), ("tok", "ViTA 8x8")):
+        for variant, machine, block in (("plain", ARRAY, 4), ("tok", "ViTA 8x8", 8)):
             subject = analysis.loop_digits.digits_subject(seed, variant, epochs=60, tune_epochs=3, cache=None)
-            curves = subject.curves([8])
-            assert all(analysis.loop_digits.identical(subject, [TIGHT], curves))
-            rows += analysis.loop_digits.equal_energy(subject, site(analysis, machine), [TIGHT], curves)
+            curves = subject.curves([block])
+            assert all(analysis.loop_digits.identical(subject, [(block, 0.25)], curves))
+            rows += analysis.loop_digits.equal_energy(subject, site(analysis, machine), [(block, 0.25)], curves)
     gains = analysis.loop_results.by_case(analysis.loop_results.frame_of(rows)).gain.groupby("model").mean()
     assert gains["plain"] >= 10
     assert gains["tok"] >= 3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -68,6 +70,8 @@ app.command("measure")(measure)
 app.command("calibrate")(calibrate)
 app.command("validate")(validate)
 
+_OBJECTS = 50_000
+"""Made between two searches for garbage."""
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """Base of the parser's own errors (ClickException), which typer no longer exports under a public name."""
 
@@ -76,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit status 0, 2 with one line for bad input, 1 for our own failures."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        typer.main.get_command(app).main(args=given or ["--help"], prog_name="hwmodel", standalone_mode=False)
+        with _rare_collections():
+            typer.main.get_command(app).main(args=given or ["--help"], prog_name="hwmodel", standalone_mode=False)
     except _UsageError as error:
         _fail(error.format_message())  # type: ignore[attr-defined]
     except HwmodelError as error:
@@ -88,6 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror}")
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for garbage rarely: as often as Python does, it takes a seventh of `hwmodel report`, for the objects torch brings."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_OBJECTS, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _fail(message: str) -> None:

@@ -31,12 +31,12 @@ from loop_machines import Choices, Priced, Site
 from loop_results import AWARE, EQUAL_FLOPS, FLOPS, LAGRANGIAN, POWER, Row
 from loop_subjects import SAMPLES, Case, Masks, Subject, digest, digits_subject, own_subject
 
-from hwmodel.allocation.curve_layers import prunable
+from hwmodel.allocation.loop.curve_layers import prunable
 from hwmodel.allocation.problem import Allocation, InfeasibleError
 from hwmodel.errors import HwmodelError
 from hwmodel.files import check_writable, write_file
-from hwmodel.pruning.curves import Curves
-from hwmodel.pruning.masking import apply_masks
+from hwmodel.pruning.blocks.curves import Curves
+from hwmodel.pruning.blocks.masking import apply_masks
 
 if TYPE_CHECKING:
     pass

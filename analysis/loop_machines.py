@@ -16,13 +16,13 @@ import numpy as np
 
 import hwmodel as hw
 from hwmodel.allocation.costs import Machine, flop_cost, matched
-from hwmodel.allocation.curve_layers import layers_of
 from hwmodel.allocation.layers import Layer
+from hwmodel.allocation.loop.curve_layers import layers_of
 from hwmodel.allocation.problem import Allocation, Cost, InfeasibleError, Limit, Problem
-from hwmodel.allocation.solve import solve
+from hwmodel.allocation.solvers.solve import solve
 from hwmodel.backends.cards import load_card
 from hwmodel.ir.masks import BlockMask
-from hwmodel.pruning.curves import LayerCurve
+from hwmodel.pruning.blocks.curves import LayerCurve
 
 HALVINGS = 12
 

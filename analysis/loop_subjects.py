@@ -14,12 +14,12 @@ from loop_images import Folder, image_folder
 from loop_results import Row
 
 import hwmodel as hw
-from hwmodel.allocation.curve_layers import prunable
+from hwmodel.allocation.loop.curve_layers import prunable
 from hwmodel.ir.masks import BlockMask
-from hwmodel.pruning.curves import Curves
+from hwmodel.pruning.blocks.curves import Curves
+from hwmodel.pruning.blocks.masking import apply_masks
+from hwmodel.pruning.blocks.projections import projections
 from hwmodel.pruning.live_models import LiveModel
-from hwmodel.pruning.masking import apply_masks
-from hwmodel.pruning.projections import projections
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hwmodel.ir.accessors import ESTIMATE_PLOTS, TRACE_PLOTS
 
 if TYPE_CHECKING:
-    from hwmodel.allocation.loop import allocate
+    from hwmodel.allocation.loop.allocate import allocate
     from hwmodel.backends.cards import Card, load_card
     from hwmodel.backends.estimates import Estimate, estimate
     from hwmodel.backends.families import FamilyEstimate, estimate_family
@@ -61,7 +61,7 @@ _HOME = {
     "TokenDistribution": "hwmodel.ir.token_counts",
     "Trace": "hwmodel.ir.trace",
     "TraceFamily": "hwmodel.ir.token_counts",
-    "allocate": "hwmodel.allocation.loop",
+    "allocate": "hwmodel.allocation.loop.allocate",
     "attention": "hwmodel.ir.operators",
     "cost_table": "hwmodel.exploration.cost_table",
     "drop_dead_work": "hwmodel.extraction.whatif.dead_work",

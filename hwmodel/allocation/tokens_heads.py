@@ -1,6 +1,6 @@
 """What a head or a token costs on a machine: encoder blocks with fewer of them, priced by its backend.
 
-:func:`hwmodel.pruning.selection.select` takes what one unit saves from ``UnitCosts.per_unit``.
+:func:`hwmodel.pruning.gates.selection.select` takes what one unit saves from ``UnitCosts.per_unit``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwmodel.allocation.layers import FloatArray, IntArray, Layer, common_unit
 from hwmodel.allocation.problem import Allocation, InfeasibleError, Problem
-from hwmodel.allocation.solve import solve
+from hwmodel.allocation.solvers.solve import solve
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import Shape, grid_shape
 

@@ -32,7 +32,7 @@ from hwmodel.errors import HwmodelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwmodel.allocation.outcome import ClosedLoop
+    from hwmodel.allocation.loop.outcome import ClosedLoop
 
 
 def allocate(
@@ -81,7 +81,7 @@ def allocate(
     as_json: AsJson = False,
 ) -> None:
     """Prune a model so that it meets a budget on real machines, and check what its saved and reloaded checkpoint costs."""
-    from hwmodel.allocation.loop import allocate as run
+    from hwmodel.allocation.loop.allocate import allocate as run
 
     files = _Files.of(output, save_model)
     plan = Plan(device, mode, settings, dtype, workers, attention=attention, sparse_kernel=sparse_kernel, scope=scope)

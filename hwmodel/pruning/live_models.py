@@ -14,7 +14,7 @@ from hwmodel.errors import CheckpointError, HwmodelError
 from hwmodel.extraction.models import ImageSize, as_module, example_inputs, trace
 from hwmodel.files import check_writable, write_file
 from hwmodel.ir.trace import Trace
-from hwmodel.pruning.masking import copied, release_masks
+from hwmodel.pruning.blocks.masking import copied, release_masks
 
 if TYPE_CHECKING:
     import torch

@@ -56,7 +56,7 @@ def gated_tokens(
     ----------
     model : timm VisionTransformer
     blocks : block index to the part of the tokens present that enters it, rounded up, in (0, 1]
-    weights : block index to the gate's weights, (width,), as :func:`hwmodel.pruning.token_gates.fit_token_gate` finds them
+    weights : block index to the gate's weights, (width,), as :func:`hwmodel.pruning.gates.token_gates.fit_token_gate` finds them
     fused : add one token, the sum of those dropped weighted by the softmax of their scores
 
     Raises

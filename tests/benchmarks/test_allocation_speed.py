@@ -8,7 +8,7 @@ from allocation_examples import layer, within
 
 from hwmodel.allocation.costs import flop_cost
 from hwmodel.allocation.problem import Problem
-from hwmodel.allocation.solve import SOLVERS, solve
+from hwmodel.allocation.solvers.solve import SOLVERS, solve
 
 SHAPES = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
 

@@ -13,7 +13,7 @@ RUN = """
 import json, resource, sys, time
 import torch
 from hwmodel.extraction import zoo
-from hwmodel.pruning.projections import sensitivity_curves
+from hwmodel.pruning.blocks.projections import sensitivity_curves
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

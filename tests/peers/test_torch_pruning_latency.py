@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import hwmodel as hw
-from hwmodel.allocation.exporters import product_seconds
-from hwmodel.allocation.torch_pruning import LEAST, latency_importance
+from hwmodel.allocation.exports.tables import product_seconds
+from hwmodel.allocation.exports.torch_pruning import LEAST, latency_importance
 from hwmodel.errors import HwmodelError
 
 tp = pytest.importorskip("torch_pruning")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hwmodel.allocation.costs import flop_cost
 from hwmodel.allocation.layers import FloatArray, Layer
 from hwmodel.allocation.problem import Cost, Limit, Problem
-from hwmodel.allocation.solve import solve
+from hwmodel.allocation.solvers.solve import solve
 from hwmodel.allocation.units import machine_aware, unit_of_block
 from hwmodel.ir.masks import grid_shape
 

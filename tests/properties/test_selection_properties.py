@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hwmodel.pruning.selection import Selection, select
+from hwmodel.pruning.gates.selection import Selection, select
 
 BLOCKS, UNITS = 3, 4
 harms = arrays(np.float64, (BLOCKS, UNITS), elements=st.floats(-1, 1, width=16))

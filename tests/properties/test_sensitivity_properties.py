@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwmodel.ir.masks import grid_shape
-from hwmodel.pruning.capture import block_products
-from hwmodel.pruning.distortion import FORMS, Distortion, paper_recurrence
-from hwmodel.pruning.projected import LayerProjections
-from hwmodel.pruning.weight_layers import WeightLayer
+from hwmodel.pruning.blocks.capture import block_products
+from hwmodel.pruning.blocks.distortion import FORMS, Distortion, paper_recurrence
+from hwmodel.pruning.blocks.projected import LayerProjections
+from hwmodel.pruning.blocks.weight_layers import WeightLayer
 
 sides = st.integers(1, 13)
 seeds = st.integers(0, 2**32 - 1)

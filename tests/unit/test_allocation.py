@@ -12,11 +12,11 @@ from allocation_examples import BLOCK, ROWS, layer, layers, made_up, trace_of, w
 import hwmodel as hw
 from hwmodel.allocation.costs import flop_cost
 from hwmodel.allocation.layers import Layer, coarsened, common_unit
-from hwmodel.allocation.menu import Menu, spend
-from hwmodel.allocation.paper import derivative, smoothed
 from hwmodel.allocation.power import block_products, power_cost
 from hwmodel.allocation.problem import InfeasibleError, Limit, Problem
-from hwmodel.allocation.solve import SOLVERS, solve
+from hwmodel.allocation.solvers.menu import Menu, spend
+from hwmodel.allocation.solvers.paper import derivative, smoothed
+from hwmodel.allocation.solvers.solve import SOLVERS, solve
 from hwmodel.errors import HwmodelError
 
 

@@ -13,7 +13,7 @@ from hwmodel.allocation.costs import Machine, flop_cost, table_cost
 from hwmodel.allocation.layers import Layer
 from hwmodel.allocation.power import block_cost, departures, power_cost
 from hwmodel.allocation.problem import Cost, InfeasibleError, Problem
-from hwmodel.allocation.solve import solve
+from hwmodel.allocation.solvers.solve import solve
 from hwmodel.allocation.units import compare, machine_aware, unit_of_block, unit_order
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.trace import Trace

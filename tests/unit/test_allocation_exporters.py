@@ -11,7 +11,7 @@ import yaml
 from examples import vit
 
 import hwmodel as hw
-from hwmodel.allocation.exporters import halp_table, nvit_table, ofa_table, product_seconds, save_halp, save_nvit, save_ofa
+from hwmodel.allocation.exports.tables import halp_table, nvit_table, ofa_table, product_seconds, save_halp, save_nvit, save_ofa
 from hwmodel.errors import HwmodelError
 
 SYSTOLIC = {"device": "tpu-v3", "mode": "systolic"}

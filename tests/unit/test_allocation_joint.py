@@ -11,12 +11,12 @@ import pytest
 from loop_examples import EXAMPLE, images, small_vit
 
 import hwmodel as hw
-from hwmodel.allocation.goals import Goal
-from hwmodel.allocation.joint import Chooser, Wish, kept_share
-from hwmodel.allocation.outcome import ClosedLoop
-from hwmodel.allocation.savings import Present, valuation
-from hwmodel.allocation.sensing import Sensing
-from hwmodel.allocation.structure import Structure
+from hwmodel.allocation.loop.goals import Goal
+from hwmodel.allocation.loop.joint import Chooser, Wish, kept_share
+from hwmodel.allocation.loop.outcome import ClosedLoop
+from hwmodel.allocation.loop.savings import Present, valuation
+from hwmodel.allocation.loop.sensing import Sensing
+from hwmodel.allocation.loop.structure import Structure
 from hwmodel.allocation.tokens_heads import heads_of
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BlockMask

@@ -14,12 +14,12 @@ from loop_examples import EXAMPLE, FOUR, TOKENS, WIDTH, images, proportional, sm
 from torch import nn
 
 import hwmodel as hw
-from hwmodel.allocation.around import costs_around
-from hwmodel.allocation.outcome import ClosedLoop
+from hwmodel.allocation.loop.around import costs_around
+from hwmodel.allocation.loop.outcome import ClosedLoop
 from hwmodel.allocation.problem import InfeasibleError
 from hwmodel.backends.estimates import Estimate
 from hwmodel.errors import HwmodelError
-from hwmodel.pruning.projected import Projections
+from hwmodel.pruning.blocks.projected import Projections
 
 BLOCK = (32, 32)
 LINEAR = {"qkv": 3, "proj": 1, "fc1": 4, "fc2": 4}
@@ -195,7 +195,7 @@ def test_rebuilt_costs_are_exact_where_the_model_is(halved: ClosedLoop) -> None:
     ],
 )
 def test_bad_input_is_refused_before_any_sensitivity(options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwmodel.allocation.sensing.projections", lambda *_, **__: pytest.fail("sensitivities were made"))
+    monkeypatch.setattr("hwmodel.allocation.loop.sensing.projections", lambda *_, **__: pytest.fail("sensitivities were made"))
     with pytest.raises(HwmodelError, match=told):
         run(**options)
 

@@ -11,7 +11,7 @@ import pytest
 
 import hwmodel as hw
 from hwmodel import cli
-from hwmodel.pruning.projections import projections
+from hwmodel.pruning.blocks.projections import projections
 
 MODEL = ("allocate", "test_vit", "--image-size", "32", "--samples", "3")
 ASKED = (*MODEL, "--block", "16x16", "--device", "tpu-v3,vita", "--set", "vita:pe=16x16", "--budget", "flops=0.5")
@@ -64,7 +64,7 @@ def test_the_same_command_gives_the_same_bytes_from_what_it_kept(
         assert resume.is_file(), "the key of a run must not change from one to the next"
         return projections(*arguments, resume=resume, **options)
 
-    monkeypatch.setattr("hwmodel.allocation.sensing.projections", kept)
+    monkeypatch.setattr("hwmodel.allocation.loop.sensing.projections", kept)
     assert run(*ASKED, "-o", str(written / "recipe.toml"), "--no-report", "--json") == 0
     out, err = capsys.readouterr()
     document = json.loads(out)

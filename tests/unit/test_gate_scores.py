@@ -16,10 +16,10 @@ from token_models import IMAGES, small_vit
 from torch import Tensor
 
 import hwmodel as hw
-from hwmodel.pruning.gates import head_scores, removal_changes, token_scores
-from hwmodel.pruning.heads import remove_heads
-from hwmodel.pruning.loss_budget import mean_loss, within_measured_loss
-from hwmodel.pruning.selection import Selection, select
+from hwmodel.pruning.gates.heads import remove_heads
+from hwmodel.pruning.gates.loss_budget import mean_loss, within_measured_loss
+from hwmodel.pruning.gates.scores import head_scores, removal_changes, token_scores
+from hwmodel.pruning.gates.selection import Selection, select
 from hwmodel.pruning.tokens import topk_tokens
 
 LABELS = torch.tensor([1, 4, 0])

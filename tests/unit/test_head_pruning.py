@@ -13,8 +13,8 @@ from token_models import IMAGES, small_vit
 
 import hwmodel as hw
 from hwmodel.extraction.zoo import build
-from hwmodel.pruning.attentions import attentions
-from hwmodel.pruning.heads import remove_heads
+from hwmodel.pruning.gates.attentions import attentions
+from hwmodel.pruning.gates.heads import remove_heads
 
 KEPT = {0: [3], 1: [0, 2, 3], 3: [1, 2]}
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from hwmodel.pruning.masking import apply_masks
+from hwmodel.pruning.blocks.masking import apply_masks
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 TIGHT = (8, 0.25)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 import hwmodel as hw
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BlockMask, grid_shape
-from hwmodel.pruning.masking import apply_masks, release_masks
+from hwmodel.pruning.blocks.masking import apply_masks, release_masks
 
 FC1 = "blocks.0.mlp.fc1"
 MASKS = {

@@ -12,9 +12,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from hwmodel.pruning.curves import LayerCurve
-from hwmodel.pruning.masking import apply_masks
-from hwmodel.pruning.projections import sensitivity_curves
+from hwmodel.pruning.blocks.curves import LayerCurve
+from hwmodel.pruning.blocks.masking import apply_masks
+from hwmodel.pruning.blocks.projections import sensitivity_curves
 
 DIGITS = runpy.run_path(str(Path(__file__).parents[2] / "analysis/digits_vit.py"))
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)

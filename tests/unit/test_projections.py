@@ -19,13 +19,13 @@ from torch.nn.utils import parametrize, prune
 import hwmodel as hw
 from hwmodel.errors import HwmodelError
 from hwmodel.extraction.torchvision_repair import import_torchvision
-from hwmodel.pruning.backward_passes import BackwardPasses
-from hwmodel.pruning.capture import Capture
-from hwmodel.pruning.projected import Projections
-from hwmodel.pruning.projections import projections
-from hwmodel.pruning.rehearsal import rehearse
+from hwmodel.pruning.blocks.backward_passes import BackwardPasses
+from hwmodel.pruning.blocks.capture import Capture
+from hwmodel.pruning.blocks.projected import Projections
+from hwmodel.pruning.blocks.projections import projections
+from hwmodel.pruning.blocks.rehearsal import rehearse
+from hwmodel.pruning.blocks.weight_layers import weight_layers
 from hwmodel.pruning.tokens import merge_tokens, threshold_tokens, topk_tokens
-from hwmodel.pruning.weight_layers import weight_layers
 
 LABELS = torch.tensor([0, 4, 2])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hwmodel as hw
-from hwmodel.pruning.selection import select
+from hwmodel.pruning.gates.selection import select
 
 NAN = np.nan
 HARM = [[0.4, 0.1, -0.3], [0.2, 0.6, NAN]]

@@ -15,11 +15,11 @@ import hwmodel as hw
 from hwmodel.allocation.layers import Layer
 from hwmodel.allocation.units import machine_aware
 from hwmodel.errors import HwmodelError
-from hwmodel.pruning.curves import Curves, LayerCurve
-from hwmodel.pruning.distortion import paper_recurrence
-from hwmodel.pruning.masking import apply_masks
-from hwmodel.pruning.projected import Projections
-from hwmodel.pruning.projections import projections, sensitivity_curves
+from hwmodel.pruning.blocks.curves import Curves, LayerCurve
+from hwmodel.pruning.blocks.distortion import paper_recurrence
+from hwmodel.pruning.blocks.masking import apply_masks
+from hwmodel.pruning.blocks.projected import Projections
+from hwmodel.pruning.blocks.projections import projections, sensitivity_curves
 
 SAMPLES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])

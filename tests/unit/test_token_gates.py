@@ -11,8 +11,8 @@ import torch
 from token_models import IMAGES, small_vit
 
 import hwmodel as hw
-from hwmodel.pruning.gates import TokenScores, token_scores
-from hwmodel.pruning.token_gates import fit_token_gate
+from hwmodel.pruning.gates.scores import TokenScores, token_scores
+from hwmodel.pruning.gates.token_gates import fit_token_gate
 from hwmodel.pruning.tokens import gated_tokens
 
 BATCHES = [(IMAGES[:2], torch.tensor([0, 1])), (IMAGES[2:], torch.tensor([2]))]

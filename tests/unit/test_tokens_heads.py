@@ -9,7 +9,7 @@ from token_models import IMAGES, small_vit
 import hwmodel as hw
 from hwmodel.allocation.tokens_heads import head_costs, token_costs
 from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
-from hwmodel.pruning.selection import select
+from hwmodel.pruning.gates.selection import select
 
 DENSE = hw.trace(small_vit(num_heads=4), example=IMAGES[:1])
 DEVICES = ["vita", "tpu-v3", "a100-40gb", "agx-orin-64gb"]

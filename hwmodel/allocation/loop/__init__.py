@@ -1,0 +1,1 @@
+"""The closed loop: sensitivities, allocation, a pruned model, its reloaded checkpoint, and what that costs."""

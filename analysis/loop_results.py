@@ -18,6 +18,8 @@ METHODS = (FLOPS, POWER, AWARE)
 EQUAL_FLOPS, LAGRANGIAN = "equal FLOPs", "lagrangian"
 POINTS = 100
 """Percentage points of one."""
+COLUMNS = 4
+"""Panels beside each other in the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,22 +164,34 @@ def _solvers(frame: pd.DataFrame) -> Iterator[str]:
 
 @themed
 def as_figure(frame: pd.DataFrame, suffix: str = ".svg") -> bytes:
-    """Top-1 after tuning against the energy left, one panel per machine and model; then the solvers at equal FLOPs."""
-    most_tried = int(frame.block.value_counts().index[0])
-    own = frame[(frame.block == most_tried) & frame.after.notna()]
-    panels = list(own[["machine", "model"]].drop_duplicates().itertuples(index=False, name=None))
-    figure = new_figure(2.6 * -(-len(panels) // 4) + 0.6, 11.0)
-    grid = figure.subplots(-(-len(panels) // 4), 4, sharey=True, squeeze=False)
+    """Top-1 after tuning against the energy left, one panel per machine, model and block; then the solvers at equal FLOPs."""
+    panels = _panels(frame)
+    rows = -(-len(panels) // COLUMNS)
+    figure = new_figure(2.3 * rows + 0.6, 11.0)
+    grid = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)
     for axes in grid.ravel()[len(panels) :]:
         axes.set_visible(False)
-    for axes, (machine, model) in zip(grid.ravel(), panels, strict=False):
-        _panel(axes, own[(own.machine == machine) & (own.model == model)])
-        axes.set_title(f"{machine}, {model}", fontsize=9)
+    for axes, (place, own) in zip(grid.ravel(), panels.items(), strict=False):
+        machine, model, block = place
+        _panel(axes, own)
+        axes.set_title(f"{machine}, {model}, {block}x{block}", fontsize=9)
         axes.set_xlabel("FLOPs left (%)" if machine == EQUAL_FLOPS else "energy left (%)")
         axes.legend(fontsize=6)
     for row in grid:
         row[0].set_ylabel("top-1 after tuning (%)")
     return figure_file(figure, suffix)
+
+
+def _panels(frame: pd.DataFrame) -> dict[tuple[str, str, int], pd.DataFrame]:
+    """Runs at the block that was tried most, and at the smallest one where a machine skips larger units; equal FLOPs last."""
+    usual, least = int(frame.block.value_counts().index[0]), int(frame.block.min())
+    drawn = frame[frame.after.notna()]
+    coarse = set(drawn[drawn.method == AWARE].machine)
+    keys = drawn[["machine", "model", "block"]].drop_duplicates().itertuples(index=False, name=None)
+    chosen = [key for key in keys if key[2] == usual or (key[2] == least and key[0] in coarse)]
+    chosen.sort(key=lambda key: (key[0] == EQUAL_FLOPS, key[2] != usual, key[1]))
+    groups = dict(list(drawn.groupby(["machine", "model", "block"], sort=False)))
+    return {key: groups[key] for key in chosen}
 
 
 def _panel(axes: Axes, own: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ from hwmodel.extraction.whatif.recipes import EncoderRule
 from hwmodel.extraction.whatif.token_rules import Selection, TokenCounts
 from hwmodel.files import check_writable, write_file
 from hwmodel.reporting.style import colour, device_token, figure_file, new_figure, themed
+from hwmodel.reporting.tables import band_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Point:
-    """One schedule on one device: means over the images where tokens depend on them. Seconds and joules for the batch."""
+    """One schedule on one device: means over the images where tokens depend on them. Seconds and joules for the batch.
+
+    ``trust`` names the fidelity of the dense model's latency and energy, and their error on measured rows.
+    """
 
     schedule: str
     device: str
@@ -72,6 +76,7 @@ class Point:
     latency_s: float
     energy_j: float
     gate_s: float
+    trust: str
 
     @property
     def latency(self) -> float:
@@ -203,8 +208,13 @@ def priced(dense: hw.Trace, name: str, traces: Sequence[tuple[float, hw.Trace]],
         schedule=name, device=device, mode=mode, batch=dense.batch, dense_s=float(was.latency_s), dense_j=float(was.energy_j),
         latency_s=sum(share * float(one.latency_s) for share, one in now),
         energy_j=sum(share * float(one.energy_j) for share, one in now),
-        gate_s=sum(share * gate_s(one) for share, one in now),
+        gate_s=sum(share * gate_s(one) for share, one in now), trust=trust(was),
     )  # fmt: skip
+
+
+def trust(estimate: hw.Estimate) -> str:
+    """Fidelity and measured error in a few words."""
+    return ", ".join(f"{name} {estimate.fidelity[name]} ({band_text(estimate.error_band(name))})" for name in ("latency", "energy"))
 
 
 def gate_s(estimate: hw.Estimate) -> float:
@@ -236,6 +246,7 @@ def sentences(points: Sequence[Point]) -> list[str]:
         f"points: {'; '.join(listed) or 'none'}.",
         _gate(orin),
         _server(points),
+        *(f"{place}: {told}." for place, told in dict.fromkeys((point.place, point.trust) for point in points)),
     ]
 
 

@@ -234,10 +234,10 @@ class Estimate:
         }
 
     def by_component(self) -> dict[str, Any]:
-        """What the backend tells of the machine's parts: joules and area by component, and the idle share of its arrays."""
-        told = {"energy_by_component_j": self.energy_by_component_j, "area_mm2": self.area_mm2}
-        arrays = {"idle_share": self.idle_share} if np.any(self.costs.array_cycles) else {}
-        return {name: parts for name, parts in told.items() if parts} | arrays
+        """What a backend that knows its machine's parts tells: joules and area by component, and the idle share of its arrays."""
+        if not self.costs.components_j:
+            return {}
+        return {"energy_by_component_j": self.energy_by_component_j, "area_mm2": self.area_mm2, "idle_share": self.idle_share}
 
     def document(self) -> dict[str, Any]:
         """The whole estimate as plain JSON values: the summary, warnings, one object per operator, and versions.

@@ -199,13 +199,12 @@ def _component_lines(cases: Sequence[Case]) -> list[str]:
     lines = []
     for case in cases:
         told = case.estimate.by_component()
-        if "energy_by_component_j" not in told:
+        if not told:
             continue
         parts = sorted(told["energy_by_component_j"].items(), key=lambda part: -part[1])
         shares = ", ".join(f"{name} {percent(joules / case.energy_j)}" for name, joules in parts if joules > 0)
-        area = f"; area {sum(told['area_mm2'].values()):.2f} mm2" if "area_mm2" in told else ""
-        idle = f"; PEs idle {percent(told['idle_share'], 1)}" if "idle_share" in told else ""
-        lines.append(f"{case.card.name}, {case.terms}, {case.variant}: energy {shares}{area}{idle}")
+        area, idle = sum(told["area_mm2"].values()), percent(told["idle_share"], 1)
+        lines.append(f"{case.card.name}, {case.terms}, {case.variant}: energy {shares}; area {area:.2f} mm2; PEs idle {idle}")
     return lines
 
 

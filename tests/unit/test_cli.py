@@ -346,7 +346,8 @@ def test_estimate_json_is_a_list_with_one_object_per_device(run: Run, folder: Pa
     assert [(one["device"], one["mode"], one["dtype"], one["batch"]) for one in found] == [("vita", "full", "int8", 2)] * 2
     assert list(found[0]) == [
         "model", "device", "mode", "batch", "dtype", "latency_s", "energy_j", "average_power_w", "cycles", "macs", "executed_macs",
-        "dram_bytes", "energy_scope", "fidelity", "error_band", "warnings", "operators", "schema_version", "versions",
+        "dram_bytes", "energy_scope", "fidelity", "error_band", "energy_by_component_j", "area_mm2", "idle_share", "warnings",
+        "operators", "schema_version", "versions",
     ]  # fmt: skip
     assert list(found[0]["operators"][0]) == [
         "name", "kind", "role", "block", "macs", "executed_macs", "latency_s", "gap_s", "energy_j", "compute_j", "onchip_j",

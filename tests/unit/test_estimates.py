@@ -18,7 +18,8 @@ from hwmodel.ir.masks import BlockMask
 TRACE = vit(192, depth=1)
 KEYS = [
     "model", "device", "mode", "batch", "dtype", "latency_s", "energy_j", "average_power_w", "cycles", "macs", "executed_macs",
-    "dram_bytes", "energy_scope", "fidelity", "error_band", "warnings", "operators", "schema_version", "versions",
+    "dram_bytes", "energy_scope", "fidelity", "error_band", "energy_by_component_j", "area_mm2", "idle_share", "warnings",
+    "operators", "schema_version", "versions",
 ]  # fmt: skip
 COLUMNS = [
     "kind", "role", "block", "macs", "executed_macs", "latency_s", "gap_s", "energy_j", "compute_j", "onchip_j", "offchip_j",

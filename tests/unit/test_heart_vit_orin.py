@@ -74,5 +74,7 @@ def test_points_and_sentences_at_batch_1(heart: ModuleType) -> None:
     assert same["asymmetric, top-k per input"].latency > same["asymmetric, static"].latency, "the gate is charged"
     said = heart.sentences(points)
     assert said[0].startswith("Orin, batch 1: latency -")
+    assert any(one.startswith("Orin 15w: latency analytic (not measured), energy ") for one in said)
+    assert any(one.startswith("A100 engine: latency calibrated (±") for one in said)
     assert heart.as_figure(points, ".png").startswith(b"\x89PNG")
     assert len(heart.as_table(points).rows) == len(points)

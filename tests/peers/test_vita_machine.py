@@ -122,7 +122,9 @@ def attention_layer(rng: np.random.Generator, machine: Machine) -> tuple[float, 
     return ours.cycles, sum(parts)
 
 
-@pytest.mark.parametrize("rate", [8.0, 16.0, 32.0, 64.0])
+@pytest.mark.parametrize(
+    "rate", [8.0, pytest.param(16.0, marks=pytest.mark.slow), 32.0, pytest.param(64.0, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("what", [product_pair, attention, product_and_residual, attention_layer])
 def test_special_functions_beside_products(what: Callable[..., tuple[float, float]], rate: float) -> None:
     """Twenty-five cases each within 3 %; the special-function unit over the whole range of the card."""
@@ -135,7 +137,7 @@ def test_special_functions_beside_products(what: Callable[..., tuple[float, floa
     assert max(abs(error) for error, _ in found) <= 0.03, sorted(found, key=lambda case: -abs(case[0]))[:5]
 
 
-@pytest.mark.parametrize("density", [0.15, 0.5])
+@pytest.mark.parametrize("density", [0.15, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_mlp_of_a_narrow_network_on_many_elements(density: float) -> None:
     """DeiT-T on the chip's thirty-two 16x16 PEs: more PEs than DRAM feeds, and than the second product has rows."""
     rng = np.random.default_rng(1)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hwmodel.ir.masks import BlockMask
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
-from hwmodel.reporting.breakdown import layers
+from hwmodel.reporting.breakdown import kept_weights, layers
 from hwmodel.reporting.style import colour, new_figure, themed
 from hwmodel.reporting.units import percent
 
@@ -91,7 +91,7 @@ def _picture(axes: Axes, operator: Operator) -> None:
     place = "" if operator.block is None else f"block {operator.block} "
     axes.set_title(f"{place}{operator.name.rpartition('.')[2]}", fontsize=8.5)
     sides = f"{'out' if turned else 'in'} {across} × {'in' if turned else 'out'} {down}"
-    axes.set_xlabel(f"{percent(mask.kept_fraction, 1)} {word}\n{sides}", loc="left", fontsize=7.5)
+    axes.set_xlabel(f"{percent(kept_weights(operator), 1)} {word}\n{sides}", loc="left", fontsize=7.5)
 
 
 def _draw_blocks(axes: Axes, kept: BoolArray, block: tuple[int, int]) -> None:

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from reporting_fakes import PE, changed, estimate, pruned, variants, vit
 
+import hwmodel as hw
 from hwmodel.ir.masks import BlockMask
 from hwmodel.reporting import figure_parts, figures, interactive, layer_figures, mask_figure, roofline_figure, style
 from hwmodel.reporting.breakdown import layers
@@ -136,6 +137,13 @@ def test_labels_of_mask_pictures_stay_apart() -> None:
     assert len(boxes) == 2 * len(panels) == 16
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
     assert not any(Bbox.intersection(first, second) for first, second in combinations(boxes, 2))
+
+
+def test_a_picture_tells_kept_weights_where_blocks_are_ragged() -> None:
+    """A 192 x 192 weight in 128 x 128 blocks: the left two hold two thirds of the weights, though they are half of the blocks."""
+    mask = BlockMask((192, 192), (128, 128), np.array([[True, False], [True, False]]))
+    proj = hw.matmul(name="blocks.0.attn.proj", m=197, k=192, n=192, mask=mask)
+    assert "66.7\N{NO-BREAK SPACE}% kept" in style.to_svg(mask_figure.mask_pictures([proj]), "m", "t")
 
 
 def test_a_huge_mask_is_pooled_to_a_small_picture() -> None:

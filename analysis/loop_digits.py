@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 import digits_vit
 import loop_machines
@@ -37,9 +37,6 @@ from hwmodel.errors import HwmodelError
 from hwmodel.files import check_writable, write_file
 from hwmodel.pruning.blocks.curves import Curves
 from hwmodel.pruning.blocks.masking import apply_masks
-
-if TYPE_CHECKING:
-    pass
 
 BLOCK, SHARES = 8, (0.5, 0.35, 0.25)
 OTHER_BLOCKS, OTHER_SHARES = (4, 16), (0.35, 0.25)

@@ -67,35 +67,45 @@ class Folder:
         return prepared
 
 
-def image_folder(folder: Path, model: nn.Module, seed: int) -> tuple[Folder, Folder]:
+def image_folder(folder: Path, model: nn.Module, seed: int, *, trained: bool) -> tuple[Folder, Folder]:
     """Images to train on and to test on: ``train`` and ``val`` in the folder, or a stratified split of its classes by ``seed``.
 
     Raises
     ------
     HwmodelError
-        A folder that is missing, that holds no images in sub-folders, or more classes than the model has outputs.
+        A folder that is missing or holds no images in sub-folders, more classes than the model has outputs, fewer where it was
+        ``trained`` (its outputs would stand for other classes), or a class to test on that is not among those to train on.
     """
     if not folder.is_dir():
         raise HwmodelError(f"{folder}: no such folder; expected images in it, one sub-folder a class")
     test = next((folder / name for name in TEST if (folder / name).is_dir()), None)
     if (folder / TRAIN).is_dir() and test is not None:
-        return _read_classes(folder / TRAIN, model), _read_classes(test, model)
-    whole = _read_classes(folder, model)
-    return _split(whole, folder, seed)
+        train, places = _read_classes(folder / TRAIN, model, trained=trained)
+        return train, _read_classes(test, model, trained=trained, places=places)[0]
+    return _split(_read_classes(folder, model, trained=trained)[0], folder, seed)
 
 
-def _read_classes(folder: Path, model: nn.Module) -> Folder:
+def _read_classes(
+    folder: Path, model: nn.Module, *, trained: bool, places: dict[str, int] | None = None
+) -> tuple[Folder, dict[str, int]]:
+    """Images with their labels, and the output of each class: its place among the sub-folders where ``places`` does not say."""
     import_torchvision()
     timm_data: Any = import_module("timm.data")
     try:
         images = timm_data.ImageDataset(str(folder)).reader
     except RuntimeError as error:
         raise HwmodelError(f"{folder}: holds no images in sub-folders, one sub-folder a class") from error
-    classes, outputs = len(images.class_to_idx), int(getattr(model, "num_classes", 0))
-    if classes > outputs:
-        raise HwmodelError(f"{folder}: holds {classes} classes, the model has {outputs} outputs")
+    own: dict[str, int] = images.class_to_idx
+    outputs = int(getattr(model, "num_classes", 0))
+    if places is None and (len(own) > outputs or (trained and len(own) < outputs)):
+        raise HwmodelError(f"{folder}: holds {len(own)} classes, the model has {outputs} outputs")
+    known = own if places is None else places
+    unknown = sorted(own.keys() - known.keys())
+    if unknown:
+        raise HwmodelError(f"{folder}: class {unknown[0]!r} is not among those to train on")
+    names = {place: name for name, place in own.items()}
     prepare = timm_data.create_transform(**timm_data.resolve_data_config(model=model), is_training=False)
-    return Folder(tuple(images.samples), prepare)
+    return Folder(tuple((path, known[names[label]]) for path, label in images.samples), prepare), known
 
 
 def _split(whole: Folder, folder: Path, seed: int) -> tuple[Folder, Folder]:

@@ -74,12 +74,13 @@ def by_method(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame(columns).reindex(pd.MultiIndex.from_frame(frame[keys].drop_duplicates()))
 
 
-def spread(values: pd.Series, unit: float = POINTS) -> str:
-    """Mean and sample standard deviation over seeds, in points."""
+def spread(values: pd.Series, unit: float = POINTS, *, of: int | None = None) -> str:
+    """Mean and sample standard deviation over seeds, in points; with their number where it is less than ``of``."""
     known = values.dropna() * unit
     if known.empty:
         return "-"
-    return f"{known.mean():.1f}" + (f" ± {known.std(ddof=1):.1f}" if len(known) > 1 else "")
+    told = f"{known.mean():.1f}" + (f" ± {known.std(ddof=1):.1f}" if len(known) > 1 else "")
+    return told if of is None or len(known) == of else f"{told} ({len(known)} of {of} seeds)"
 
 
 def energy_table(frame: pd.DataFrame) -> str:
@@ -93,9 +94,8 @@ def energy_table(frame: pd.DataFrame) -> str:
         kept = " / ".join(
             f"{chosen[chosen.method == m].flops.mean():.0%}" for m in METHODS if chosen[chosen.method == m].flops.notna().any()
         )
-        cells = [spread(case[method]) for method in METHODS]
-        gain = "not reachable" if case.gain.isna().all() else "same masks" if case.same.all() else f"{spread(case.gain, 1.0)}"
-        lines.append(f"| {model} | {machine} | {block}x{block} | {budget:.0%} | {' | '.join(cells)} | {gain} | {kept} |")
+        cells = [spread(case[method], of=len(case)) for method in METHODS]
+        lines.append(f"| {model} | {machine} | {block}x{block} | {budget:.0%} | {' | '.join(cells)} | {_gain(case)} | {kept} |")
     return "\n".join(lines)
 
 
@@ -103,11 +103,24 @@ def solver_table(frame: pd.DataFrame) -> str:
     """Equal FLOPs, as a Markdown table."""
     own = frame[frame.machine == EQUAL_FLOPS]
     methods = list(dict.fromkeys(own.method))
-    lines = [f"| model | block | FLOPs left | {' | '.join(methods)} |", "|---" * (3 + len(methods)) + "|"]
+    lines = [f"| model | block | FLOPs budget | {' | '.join(methods)} |", "|---" * (3 + len(methods)) + "|"]
     for (model, block, budget), case in own.groupby(["model", "block", "budget"], sort=False):
-        cells = [spread(case[case.method == method].after) for method in methods]
+        cells = [_at_flops(case[case.method == method]) for method in methods]
         lines.append(f"| {model} | {block}x{block} | {budget:.0%} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _gain(case: pd.DataFrame) -> str:
+    """Points gained, or why there are none to tell."""
+    if case.gain.isna().all():
+        return "not reachable"
+    return "same masks" if case.same.all() and case[AWARE].isna().all() else spread(case.gain, 1.0)
+
+
+def _at_flops(runs: pd.DataFrame) -> str:
+    """Top-1, and the FLOPs that are really left: a solver may not spend all it is given."""
+    told = spread(runs.after, of=len(runs))
+    return told if runs.flops.isna().all() else f"{told} at {runs.flops.mean():.1%}"
 
 
 def sentences(frame: pd.DataFrame) -> list[str]:

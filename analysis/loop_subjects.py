@@ -137,7 +137,9 @@ def own_subject(
 ) -> Subject:
     """A timm model with the images of a folder, at most ``most`` of them to tune with and as many to test on."""
     live = LiveModel.of(name, checkpoint=checkpoint, seed=seed)
-    train, test = (part if most is None else part.first(most) for part in image_folder(data, live.module, seed))
+    train, test = (
+        part if most is None else part.first(most) for part in image_folder(data, live.module, seed, trained=checkpoint is not None)
+    )
 
     @lru_cache
     def structure(batch: int, _: int) -> hw.Trace:

@@ -6,6 +6,7 @@ import csv
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from hwmodel.errors import HwmodelError
 from hwmodel.pruning.blocks.masking import apply_masks
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -137,9 +139,9 @@ def test_training_and_test_images_of_a_folder(analysis: SimpleNamespace, tmp_pat
     model = build("test_vit")
     images(tmp_path / "parted", parts=("train", "val"), each=2)
     images(tmp_path / "whole", each=4)
-    parted = analysis.loop_images.image_folder(tmp_path / "parted", model, 0)
+    parted = analysis.loop_images.image_folder(tmp_path / "parted", model, 0, trained=False)
     assert [Path(path).parts[-3] for part in parted for path, _ in part.files] == ["train"] * 4 + ["val"] * 4
-    train, test = analysis.loop_images.image_folder(tmp_path / "whole", model, 0)
+    train, test = analysis.loop_images.image_folder(tmp_path / "whole", model, 0, trained=False)
     assert [label for _, label in sorted(train.files)] == [0, 0, 0, 1, 1, 1]
     assert sorted(label for _, label in test.files) == [0, 1]
     assert [{label for _, label in train.first(4).files[at : at + 2]} for at in (0, 2)] == [{0, 1}, {0, 1}]
@@ -149,6 +151,22 @@ def test_training_and_test_images_of_a_folder(analysis: SimpleNamespace, tmp_pat
     again, other = (next(train.batches(6, seed=seed))[0] for seed in (3, 4))
     assert torch.equal(pixels, again)
     assert not torch.equal(pixels, other)
+
+
+def test_a_class_is_the_same_output_in_training_and_test(analysis: SimpleNamespace, tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("test_vit", num_classes=3)
+    images(tmp_path, parts=("train", "val"), classes=3, each=2)
+    rmtree(tmp_path / "val" / "class_0")
+    read = analysis.loop_images.image_folder
+    train, test = read(tmp_path, model, 0, trained=True)
+    assert {(Path(path).parent.name, label) for path, label in [*train.files, *test.files]} == {(f"class_{n}", n) for n in range(3)}
+    with pytest.raises(HwmodelError, match="holds 3 classes, the model has 4 outputs"):
+        read(tmp_path, timm.create_model("test_vit", num_classes=4), 0, trained=True)
+    (tmp_path / "val" / "class_1").rename(tmp_path / "val" / "class_9")
+    with pytest.raises(HwmodelError, match="'class_9' is not among those to train on"):
+        read(tmp_path, model, 0, trained=True)
 
 
 def test_a_model_and_images_of_ones_own(analysis: SimpleNamespace, tmp_path: Path) -> None:

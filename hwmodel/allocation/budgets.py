@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import reduce
+from math import inf
 from typing import Literal
 
 from hwmodel.allocation.costs import Machine, Quantity, flop_cost
@@ -63,13 +65,15 @@ class Budget:
             listed = ", ".join(_UNITS[quantity])
             raise HwmodelError(f"budget {text!r}: expected a positive share such as 0.5 or 50%, or a value in {listed}")
         share = unit in {"", "%"}
-        if share and number * units[unit] > 1:
+        value = float(Decimal(repr(number)) * Decimal(repr(units[unit])))
+        if share and value > 1:
             raise HwmodelError(f"budget {text!r}: a number without a unit is a share of the dense model, at most 1")
-        return cls(quantity=quantity, value=number * units[unit], share=share)  # type: ignore[arg-type]
+        return cls(quantity=quantity, value=value, share=share)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         """As :meth:`parse` reads it."""
-        return f"{self.quantity}={self.value:g}" + ("" if self.share else next(iter(_UNITS[self.quantity])))
+        number = repr(float(self.value)).removesuffix(".0")
+        return f"{self.quantity}={number}" + ("" if self.share else next(iter(_UNITS[self.quantity])))
 
 
 def limits(
@@ -88,7 +92,8 @@ def limits(
     trace : the model, needed for ``flops-total``; its other linear layers count in ``flops`` too
     machines : devices that ``latency``, ``energy`` and ``power`` are of
     costs : one mapping per device in place of pricing ``machines``, for example from cost tables
-    weights : of the devices: their weighted mean meets the budget. None: every one meets it (the worst case does)
+    weights : of the devices: their weighted mean meets the budget, which is one on latency or energy. None: every one meets it
+        (the worst case does)
 
     Raises
     ------
@@ -99,6 +104,8 @@ def limits(
     if asked.quantity in {"flops", "flops-total"}:
         if asked.quantity == "flops-total" and trace is None:
             raise HwmodelError(f"budget {asked}: needs the model's trace, of which every product counts")
+        if weights is not None:
+            raise HwmodelError(f"budget {asked}: is not of devices, so weights mean nothing; leave them out")
         return (_limit(flop_cost(layers, trace, total=asked.quantity == "flops-total"), asked),)
     priced = [machine.costs(layers) for machine in machines] if costs is None else list(costs)
     if not priced:
@@ -124,10 +131,21 @@ def _power(energy: Cost, latency: Cost, budget: Budget) -> Limit:
     return Limit(cost=cost, most=0.0, asked=str(budget), quotient=(energy, latency))
 
 
+def device_shares(weights: Sequence[float], devices: int) -> list[float]:
+    """Weights of devices as parts of their sum.
+
+    Raises
+    ------
+    HwmodelError
+        Another number of weights than devices, a negative one, or none above 0.
+    """
+    if len(weights) != devices or not min(weights, default=-1.0) >= 0 or not 0 < sum(weights) < inf:
+        raise HwmodelError(f"weights {list(weights)}: expected {devices} values that are not negative, one per device")
+    return [weight / sum(weights) for weight in weights]
+
+
 def _mean(costs: Sequence[Cost], weights: Sequence[float], budget: Budget) -> Limit:
-    if len(weights) != len(costs) or min(weights) < 0 or sum(weights) <= 0:
-        raise HwmodelError(f"weights {list(weights)}: expected {len(costs)} values that are not negative, one per device")
-    shares = [weight / sum(weights) for weight in weights]
+    shares = device_shares(weights, len(costs))
     parts = [cost.scaled(share / cost.dense if budget.share else share) for cost, share in zip(costs, shares, strict=True)]
     name = " + ".join(f"{share:.3g} x {cost.name}" for cost, share in zip(costs, shares, strict=True))
     return _limit(reduce(lambda one, other: one.plus(other, name), parts), budget)

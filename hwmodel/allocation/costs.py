@@ -44,20 +44,22 @@ def flop_cost(layers: Sequence[Layer], trace: Trace | None = None, *, total: boo
     Parameters
     ----------
     trace : the model, of which the operators that are not in ``layers`` count too; None counts the layers alone
-    total : count every product; otherwise those with a weight, as LSP counts linear layers (attention's products left out)
+    total : count every product; otherwise those with a weight, as LSP counts linear layers (attention's products left out), less
+        what a deployed model computes once
 
     Raises
     ------
     HwmodelError
         A layer that the trace does not have, or has in another shape.
     """
-    rest = 0.0
+    rest, counts = 0.0, [2 * layer.rows for layer in layers]
     if trace is not None:
         rows = matched(layers, trace)
+        counts = [count * (total or not trace.operators[row].constant) for count, row in zip(counts, rows, strict=True)]
         others = [operator for row, operator in enumerate(trace.operators) if row not in set(rows)]
         rest = 2.0 * sum(operator.kept_macs for operator in others if total or (operator.parameter and not operator.constant))
-    curves = tuple((2 * layer.rows * layer.kept_weights).astype(np.float64) for layer in layers)
-    dense = rest + 2.0 * sum(layer.rows * layer.shape[0] * layer.shape[1] for layer in layers)
+    curves = tuple((count * layer.kept_weights).astype(np.float64) for count, layer in zip(counts, layers, strict=True))
+    dense = rest + float(sum(count * layer.shape[0] * layer.shape[1] for count, layer in zip(counts, layers, strict=True)))
     name = "flops of all products" if total else "flops of linear layers"
     return Cost(name=name, curves=curves, rest=rest, dense=dense, source="counted from shapes and masks")
 

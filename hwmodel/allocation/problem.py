@@ -95,7 +95,8 @@ class Problem:
     limits : at least one
     term : a cost that is added to the distortion, as the LSP paper adds its weighted power (Eq. 9)
     floor, cap : smallest and largest fraction of blocks that a layer keeps, by glob over layer names; later globs win.
-        At least one block is kept wherever ``floor`` says nothing: a layer without any is a branch that is gone
+        At least one block is kept wherever ``floor`` says nothing: a layer without any is a branch that is gone. One that
+        had none to begin with stays as it is
 
     Raises
     ------
@@ -137,7 +138,7 @@ class Problem:
         found = []
         for layer, floor, cap in zip(self.layers, floors, caps, strict=True):
             kept = layer.blocks - layer.pruned
-            enough = kept >= (1 if floor is None else floor * layer.blocks - SLACK)
+            enough = kept >= (min(1, kept.max()) if floor is None else floor * layer.blocks - SLACK)
             found.append(enough & (cap is None or kept <= cap * layer.blocks + SLACK))
         return tuple(found)
 

@@ -50,12 +50,12 @@ class UnitCosts:
 
     @property
     def per_unit(self) -> FloatArray:
-        """(blocks,) saved by one unit less within the block, on average from all of them to the fewest priced.
+        """(blocks,) saved by one unit less within the block, on average from the most priced to the fewest.
 
         An average, because costs come in steps: the next unit alone may save nothing, or a whole tile.
         """
         saved = self.cost[:, -1] - self.cost[:, 0]
-        found: FloatArray = np.maximum(saved, 0.0) / np.maximum(self.whole - self.counts[0], 1)
+        found: FloatArray = np.maximum(saved, 0.0) / np.maximum(np.minimum(self.whole, self.counts[-1]) - self.counts[0], 1)
         return found
 
     def total(self, counts: Sequence[int] | IntArray) -> float:

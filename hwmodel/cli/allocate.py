@@ -212,6 +212,6 @@ def _layers(found: ClosedLoop) -> Any:
     labels = [f"Eq. 7 off by, {machine.label}" for machine in found.closing.machines]
     table = new_table("Layers", ["layer", "blocks", "kept", "distortion", *labels], left=1)
     for name, row in found.allocation.frame().iterrows():
-        shown = (percent(told[str(name)].largest if name in told else None, 1) for told in found.closing.departures)
+        shown = (percent(told[str(name)].largest if name in told else None, 1) for told in found.turn.departures)
         plain_row(table, str(name), f"{row.blocks:.0f}", percent(row.density, 1), significant(row.delta), *shown)
     return table

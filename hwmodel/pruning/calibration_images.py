@@ -35,12 +35,14 @@ class Calibration:
     labels : (images,) index of each image's class; None where nothing says it
     source : where they come from, in words
     synthetic : random images: what is made of them says nothing about accuracy
+    unlabelled : why there are no labels although class folders were given; None where nobody gave any
     """
 
     images: torch.Tensor
     labels: torch.Tensor | None
     source: str
     synthetic: bool = False
+    unlabelled: str | None = None
 
     def batches(self, size: int = BATCH) -> list[Any]:
         """Batches of images, with labels where there are some."""
@@ -49,21 +51,34 @@ class Calibration:
         return list(zip(_split(self.images, size), _split(self.labels, size), strict=True))
 
     def labelled(self, model: nn.Module) -> Calibration:
-        """The same images with labels: the model's own first choice of each where nothing else says it."""
+        """The same images with labels: the model's own first choice of each where nothing else says it.
+
+        Raises
+        ------
+        HwmodelError
+            Class folders that are not the model's classes.
+        """
         import torch
 
         if self.labels is not None:
             return self
+        if self.unlabelled:
+            raise HwmodelError(self.unlabelled)
         running = twin(model)
+        device = next(running.parameters()).device
         with torch.no_grad():
-            chosen = [running(batch).argmax(dim=-1) for batch in _split(self.images, BATCH)]
-        return replace(self, labels=torch.cat(chosen), source=f"{self.source}, labelled by the model itself")
+            chosen = [running(batch.to(device)).argmax(dim=-1) for batch in _split(self.images, BATCH)]
+        labels = torch.cat(chosen).to(self.images.device)
+        return replace(self, labels=labels, source=f"{self.source}, labelled by the model itself")
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with any pixel or label."""
-        found = sha256(np.ascontiguousarray(self.images.cpu().numpy()).tobytes())
-        if self.labels is not None:
-            found.update(self.labels.cpu().numpy().tobytes())
+        import torch
+
+        found = sha256()
+        for values in (self.images, self.labels):
+            if values is not None:
+                found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
 
 
@@ -72,19 +87,22 @@ def _split(images: Any, size: int) -> list[torch.Tensor]:
 
 
 def calibration_of(
-    images: torch.Tensor | Sequence[Any] | str | Path | Calibration | None,
+    images: torch.Tensor | np.ndarray | Sequence[Any] | str | Path | Calibration | None,
     model: nn.Module,
     count: int,
     *,
     image_size: ImageSize | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Images however they are given: a tensor, a pair (images, labels) of tensors, a folder, or None for random ones.
+    """Images however they are given: an array, a pair (images, labels), a folder, or None for random ones.
+
+    Arrays are tensors or numpy's; images are taken in the model's number format, labels may also be a list of integers.
 
     Raises
     ------
     HwmodelError
-        No image at all, labels that do not fit, or what :func:`images_in` refuses.
+        No image at all, anything but (images, channels, height, width), labels that are not one integer per image, or what
+        :func:`images_in` refuses.
     """
     if isinstance(images, Calibration):
         return images
@@ -94,13 +112,58 @@ def calibration_of(
         return random_images(model, count, image_size=image_size, seed=seed)
     if isinstance(images, str | Path):
         return images_in(images, model, count, image_size=image_size, seed=seed)
-    given: Any = images
-    pixels, labels = (given, None) if hasattr(given, "shape") else given
-    if len(pixels) < 1 or (labels is not None and len(labels) != len(pixels)):
-        raise HwmodelError(
-            f"found {len(pixels)} images and {'no' if labels is None else len(labels)} labels; expected as many of both"
-        )
+    given, classes = _pair(images)
+    pixels = _images_as(given, model)
+    labels = None if classes is None else _labels_for(pixels, classes)
     return Calibration(images=pixels, labels=labels, source=f"{len(pixels)} images handed over")
+
+
+def _pair(given: Any) -> tuple[Any, Any]:
+    """Images and their labels, None where only images are given."""
+    if hasattr(given, "shape"):
+        return given, None
+    if isinstance(given, Sequence) and len(given) == 2:
+        return given[0], given[1]
+    found = f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, Sequence) else ''}"
+    raise HwmodelError(f"images: found a {found}; expected one array of images, a pair (images, labels), or a folder")
+
+
+def _images_as(given: Any, model: nn.Module) -> torch.Tensor:
+    """Images in the number format of the model's parameters."""
+    pixels = _tensor(given, "images")
+    if pixels.dim() != 4 or not len(pixels) or not pixels.is_floating_point():
+        raise HwmodelError(
+            f"images: found {_told(pixels)}; expected (images, channels, height, width), at least one image, in floating point"
+        )
+    return pixels.detach().to(next((one.dtype for one in model.parameters() if one.is_floating_point()), pixels.dtype))
+
+
+def _labels_for(pixels: torch.Tensor, given: Any) -> torch.Tensor:
+    import torch
+
+    labels = _tensor(given, "labels")
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.dim() != 1 or len(labels) != len(pixels) or not whole:
+        raise HwmodelError(
+            f"labels: found {_told(labels)} for {len(pixels)} images; expected one integer per image: a pair (images, labels)"
+        )
+    return labels.long()
+
+
+def _tensor(given: Any, what: str) -> torch.Tensor:
+    import torch
+
+    if isinstance(given, torch.Tensor):
+        return given
+    try:
+        return torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise HwmodelError(f"{what}: a {type(given).__name__} that is no array of numbers; hand over a tensor") from error
+
+
+def _told(values: torch.Tensor) -> str:
+    """Shape and number format, for messages."""
+    return f"{'x'.join(map(str, values.shape)) or 'one number'} of {str(values.dtype).removeprefix('torch.')}"
 
 
 def random_images(model: nn.Module, count: int, *, image_size: ImageSize | None = None, seed: int = 0) -> Calibration:
@@ -118,8 +181,9 @@ def images_in(
 ) -> Calibration:
     """``count`` images of a folder, resized, cropped and normalised as timm evaluates the model; the same for a seed.
 
-    Sub-folders are classes, numbered in the order of their names (as ImageNet's are); images beside them, or without any,
-    have no labels.
+    Sub-folders are classes, numbered in the order of their names (as ImageNet's are), empty ones too, but for those whose
+    names begin with a dot. Where they hold images, those beside them are left out; where there are none, images have no
+    labels. Nor have they where a model of another number of classes says so.
 
     Raises
     ------
@@ -128,29 +192,42 @@ def images_in(
     """
     import torch
 
-    files = _image_files(Path(folder))
+    files, classes, beside = _image_files(Path(folder))
     chosen = [files[place] for place in np.sort(np.random.default_rng(seed).permutation(len(files))[:count])]
     prepare = _preparation(model, image_size)
-    with _told(Path(folder)) as reading:
+    with _naming_failures(Path(folder)) as reading:
         images = torch.stack([prepare(reading(path)) for path, _ in chosen])
-    labels = [label for _, label in chosen]
-    known = None if None in labels else torch.tensor(labels)
-    return Calibration(
-        images=images, labels=known, source=f"{len(chosen)} of {len(files)} images of {Path(folder).name}, seed {seed}"
+    wrong = _misfit(folder, classes, model)
+    labels = None if wrong or not classes else torch.tensor([label for _, label in chosen])
+    left_out = f" ({beside} beside its sub-folders left out)" if beside else ""
+    source = f"{len(chosen)} of {len(files)} images of {Path(folder).name}{left_out}, seed {seed}"
+    return Calibration(images=images, labels=labels, source=source, unlabelled=wrong)
+
+
+def _misfit(folder: str | Path, classes: int, model: nn.Module) -> str | None:
+    """Why the numbers of sub-folders are not those of the model's classes, None where nothing speaks against it."""
+    known = getattr(model, "num_classes", None)
+    if not classes or not isinstance(known, int) or known == classes:
+        return None
+    return (
+        f"{folder}: {classes} sub-folders for a model of {known} classes, so they do not tell which class is which; "
+        "give one per class, empty ones too, or images without sub-folders"
     )
 
 
-def _image_files(folder: Path) -> list[tuple[Path, int | None]]:
-    """Image files in the order of their names, each with the number of its class."""
+def _image_files(folder: Path) -> tuple[list[tuple[Path, int]], int, int]:
+    """Image files in the order of their names, each with the number of its class; how many classes; how many are left out.
+
+    No classes where images lie in no sub-folder: the number of each is 0 then, and means nothing.
+    """
     if not folder.is_dir():
         raise HwmodelError(f"{folder}: no such folder; expected images in it, one sub-folder for each class")
-    classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(_images(path))]
-    found: list[tuple[Path, int | None]] = [(path, label) for label, place in enumerate(classes) for path in _images(place)]
-    if not found:
-        found = [(path, None) for path in _images(folder)]
-    if not found:
+    classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    labelled = [(path, label) for label, place in enumerate(classes) for path in _images(place)]
+    beside = [(path, 0) for path in _images(folder)]
+    if not labelled and not beside:
         raise HwmodelError(f"{folder}: holds no images ({', '.join(sorted(ENDINGS))}), neither itself nor in sub-folders")
-    return found
+    return (labelled, len(classes), len(beside)) if labelled else (beside, 0, 0)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -158,7 +235,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[Any]:
+def _naming_failures(folder: Path) -> Iterator[Any]:
     """A reader of image files whose failures name the file."""
     from PIL import Image, UnidentifiedImageError
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import CheckpointError, HwmodelError
 from hwmodel.extraction.models import ImageSize, as_module, example_inputs, trace
@@ -19,8 +18,6 @@ from hwmodel.pruning.blocks.masking import copied, release_masks
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from hwmodel.extraction.weights.checkpoints import StoredTensors
 
     Module = nn.Module
     Tensor = torch.Tensor
@@ -60,19 +57,23 @@ class LiveModel:
     ) -> LiveModel:
         """A timm model by name, with the weights of a checkpoint or with random ones of ``seed``; or a copy of a module.
 
+        Masks become zeros of the weights, and the copy holds what the module's parametrizations compute (weight norm, ...).
+
         Raises
         ------
         UnknownNameError
             A name timm does not know.
         CheckpointError
-            Weights that are not the model's.
+            Weights that are not the model's, or of which a checkpoint holds no plain values.
         HwmodelError
-            A checkpoint beside a module, which has its own weights.
+            A checkpoint beside a module, which has its own weights, or a module whose weights torch's old hooks compute.
         """
         if not isinstance(model, str):
             if checkpoint is not None:
                 raise HwmodelError("a module brings its own weights; load the checkpoint into it and leave checkpoint= out")
-            plain = release_masks(copied(as_module(model))).eval()
+            given = as_module(model)
+            _check_hooks(given)
+            plain = _without_parametrizations(release_masks(copied(given)).eval())
             return cls(module=plain, batch=batch, image_size=image_size, dtype=dtype, example=example)
         if example is not None:
             raise HwmodelError(f"{model}: a model given by name makes its own input; leave example= out")
@@ -157,9 +158,10 @@ def _loaded(module: nn.Module, name: str, checkpoint: str | Path) -> nn.Module:
     from hwmodel.extraction.weights.checkpoints import open_checkpoint
     from hwmodel.extraction.weights.matching import known_names
     from hwmodel.extraction.weights.narrowing import fit
+    from hwmodel.extraction.weights.stored_weights import StoredWeights
 
-    stored = open_checkpoint(checkpoint).unwrapped(known_names(module))
-    tensors = _plain(stored)
+    stored = StoredWeights(open_checkpoint(checkpoint).unwrapped(known_names(module)))
+    tensors = {weight: stored.plain(weight) for weight in stored.shapes}
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     state = module.state_dict()
     if shapes != {key: tuple(tensor.shape) for key, tensor in state.items()}:
@@ -168,18 +170,45 @@ def _loaded(module: nn.Module, name: str, checkpoint: str | Path) -> nn.Module:
         except CheckpointError as error:
             raise CheckpointError(f"{stored.where}: is no checkpoint of {name}: {error}") from error
         _materialise(module, stored.where)
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict(tensors)
     return module.eval()
 
 
-def _plain(stored: StoredTensors) -> Mapping[str, torch.Tensor]:
-    """Weights by the names of a plain model; ``NAME_orig`` and ``NAME_mask`` become their product."""
-    masked = {
-        name.removesuffix("_orig") for name in stored.shapes if name.endswith("_orig") and f"{name[:-5]}_mask" in stored.shapes
-    }
-    parts = {f"{name}{end}" for name in masked for end in ("_orig", "_mask")}
-    tensors = {name: stored.load(name) for name in stored.shapes if name not in parts}
-    return tensors | {name: stored.load(f"{name}_orig") * stored.load(f"{name}_mask") for name in sorted(masked)}
+def _check_hooks(module: nn.Module) -> None:
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for path, part in module.named_modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                raise HwmodelError(
+                    f"{type(module).__name__}: {path}.{hook.name} is computed by a hook, {type(hook).__name__}; remove it, "
+                    "or take the one of torch.nn.utils.parametrizations"
+                )
+
+
+def _without_parametrizations(module: nn.Module) -> nn.Module:
+    """Plain tensors instead of those that are computed on every call; changes ``module`` itself.
+
+    Not as torch removes parametrizations: it changes the class of the layer, which copies share.
+    """
+    import torch
+    from torch.nn.utils import parametrize
+
+    for part in list(module.modules()):
+        if not parametrize.is_parametrized(part):
+            continue
+        chains: Any = part.parametrizations
+        values = {name: getattr(part, name).detach().clone() for name in chains}
+        trained = {name for name in chains if any(True for _ in chains[name].parameters(recurse=False))}
+        del part._modules["parametrizations"]
+        part.__class__ = type(part).__bases__[0]
+        for name, value in values.items():
+            if name in trained:
+                part.register_parameter(name, torch.nn.Parameter(value))
+            else:
+                part.register_buffer(name, value)
+    return module
 
 
 def _materialise(module: nn.Module, where: str) -> None:

@@ -39,6 +39,27 @@ def test_the_budget_is_kept_and_the_figures_are_of_what_went(
         assert (found.kept[1:] <= found.kept[:-1]).all()
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_rounding_of_equal_prices_brings_no_token_back(seed: int) -> None:
+    """Harm in proportion to what leaving saves: every exit is on one line, and only rounding tells their prices apart."""
+    rng = np.random.default_rng(seed)
+    cost = rng.uniform(0.1, 2, (12, 3))
+    harm = rng.uniform(0.1, 1) * cost[::-1].cumsum(axis=0)[::-1]
+    for budget in np.linspace(0, harm.max(), 10):
+        found = select(harm, cost, budget, lasting=True, least=0)
+        assert (found.kept[1:] <= found.kept[:-1]).all()
+        assert np.isclose(found.saved, (~found.kept * cost).sum())
+
+
+@given(harms, costs, budgets, arrays(np.bool_, (BLOCKS, UNITS)), st.tuples(scopes, st.integers(0, 2)))
+def test_blocks_that_miss_units_keep_the_least_of_theirs(harm: Any, cost: Any, budget: float, absent: Any, how: Any) -> None:
+    scope, least = how
+    found = select(np.where(absent, np.nan, harm), cost, budget, scope=scope, lasting=True, least=least)
+    assert (found.counts >= np.minimum(least, (~absent).sum(axis=1))).all()
+    assert found.loss <= budget * (BLOCKS if scope == "block" else 1) + 1e-9
+    assert np.isclose(found.saved, ((~found.kept & ~absent) * cost[:, None]).sum())
+
+
 @given(harms, costs, st.tuples(budgets, budgets), scopes, st.booleans())
 def test_a_larger_budget_keeps_no_more(harm: Any, cost: Any, both: Any, scope: Any, lasting: bool) -> None:
     small, large = (select(harm, cost, budget, scope=scope, lasting=lasting) for budget in sorted(both))

@@ -118,6 +118,9 @@ def test_costs_refuse_layers_that_are_not_the_models(small: Trace) -> None:
         ("latency = 250 us", "latency", 250e-6, False),
         ("energy=4.0e1mJ", "energy", 40e-3, False),
         ("power=12W", "power", 12.0, False),
+        ("latency=1.23456789ms", "latency", 1.23456789e-3, False),
+        ("energy=57%", "energy", 0.57, True),
+        ("flops=1234567891FLOPs", "flops", 1234567891.0, False),
     ],
 )
 def test_budgets_are_read(text: str, quantity: str, value: float, share: bool) -> None:
@@ -188,6 +191,8 @@ def test_budgets_without_what_they_need_are_refused(small: Trace) -> None:
         limits("latency=0.5", chosen, machines=[machine], weights=[1, 2])
     with pytest.raises(HwmodelError, match="weights"):
         limits("power=0.9", chosen, machines=[machine], weights=[1])
+    with pytest.raises(HwmodelError, match="is not of devices"):
+        limits("flops=0.5", chosen, machines=[machine], weights=[1])
 
 
 # --- the power term ----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from loop_examples import EXAMPLE, images, small_vit
 
 import hwmodel as hw
@@ -21,6 +24,8 @@ from hwmodel.allocation.tokens_heads import heads_of
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BlockMask
 from hwmodel.pruning.calibration_images import Calibration
+from hwmodel.pruning.gates.heads import remove_heads
+from hwmodel.pruning.live_models import LiveModel
 
 BLOCK, DEPTH = (32, 32), 3
 HEADS, LOSS = 6, 0.02
@@ -84,6 +89,41 @@ def test_its_recipe_prices_what_was_delivered(settled: ClosedLoop) -> None:
     assert (again.latency_s, again.energy_j) == pytest.approx((estimate.latency_s, estimate.energy_j))
 
 
+def checkpoint_of(folder: Path, *, classes: int, heads: int) -> Path:
+    """test_vit, which has 1000 classes and 2 heads, with other numbers of them."""
+    module: Any = LiveModel.of("test_vit", image_size=64).module
+    if classes != 1000:
+        module.reset_classifier(classes)
+    if heads < 2:
+        module = remove_heads(module, dict.fromkeys(range(len(module.blocks)), tuple(range(heads))))
+    torch.save(module.state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+@pytest.mark.parametrize(("classes", "heads"), [(10, 2), (1000, 1)])
+def test_the_recipe_of_a_narrowed_checkpoint_prices_what_was_delivered(tmp_path: Path, classes: int, heads: int) -> None:
+    found = hw.allocate(
+        "test_vit", device="tpu-v3", budget="flops=0.8", block=(16, 16), tokens=0.7, image_size=64, samples=2, ratios=5,
+        checkpoint=checkpoint_of(tmp_path, classes=classes, heads=heads),
+    )  # fmt: skip
+    assert found.recipe.classes == (None if classes == 1000 else classes)
+    assert set(heads_of(found.trace).values()) == {heads}
+    told = hw.prune(found.published, found.recipe)
+    again, (estimate,) = hw.estimate(told, device="tpu-v3"), found.estimates
+    assert (again.latency_s, again.energy_j) == pytest.approx((estimate.latency_s, estimate.energy_j))
+
+
+@pytest.mark.parametrize(("sides", "size", "remarks"), [
+    ((32, 64), None, "for images of 32 x 64 pixels (height x width)"), ((32, 32), 32, None), (32, 32, None), (None, None, None),
+])  # fmt: skip
+@pytest.mark.parametrize("tokens", [{}, {1: 0.5}])
+def test_a_recipe_tells_the_image_size(sides: Any, size: int | None, remarks: str | None, tokens: dict[int, float]) -> None:
+    live = LiveModel.of("test_vit", image_size=sides)
+    structure = Structure(tokens=tokens)
+    found = structure.recipe(live, live.published(), structure.of(live).structure, source="test")
+    assert (found.image_size, found.remarks) == (size, remarks)
+
+
 # --- what one head or token saves --------------------------------------------------------------------------------------------
 
 
@@ -124,6 +164,35 @@ def test_a_share_of_heads_goes_by_harm_over_saving() -> None:
     scores = np.array([[3.0, 1.0, 2.0], [9.0, 8.0, np.nan]])
     kept = kept_share(scores, np.array([1.0, 10.0]), 0.6)
     assert kept.tolist() == [[True, False, True], [True, False, False]]
+
+
+def test_of_units_that_do_no_harm_those_that_save_most_go_first() -> None:
+    """Both blocks have a unit whose removal is predicted to lower the loss; block 1 saves ten times as much."""
+    kept = kept_share(np.array([[-1.0, 5.0], [-2.0, 5.0]]), np.array([1.0, 10.0]), 0.75)
+    assert kept.tolist() == [[True, True], [False, True]]
+
+
+def test_a_unit_that_saves_nothing_goes_last() -> None:
+    kept = kept_share(np.array([[0.0, 5.0], [3.0, 4.0]]), np.array([0.0, 1.0]), 0.75)
+    assert kept.tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize(("budget", "weights"), [("energy=0.5", (0.75, 0.25)), ("energy=1J", (1.5 / 2.5, 1.0 / 2.5))])
+def test_savings_are_of_the_mean_that_the_budget_is_on(trace: hw.Trace, budget: str, weights: tuple[float, float]) -> None:
+    """Of shares 3 to 1; in joules the second device, which needs twice as much, weighs 2 x 1 beside 1 x 3."""
+
+    def pricer(joule: float, *, per_mac: bool) -> Any:
+        def price(trace: hw.Trace) -> Any:
+            parts = np.array([float(one.macs if per_mac else one.parameter) for one in trace.operators])
+            return SimpleNamespace(costs=SimpleNamespace(energy_j=joule * parts / parts.sum()))
+
+        return price
+
+    one, other = pricer(1.0, per_mac=True), pricer(2.0, per_mac=False)
+    value = valuation(Goal.of(budget, weights=(3.0, 1.0)), trace, [one, other])(trace)
+    macs = np.array([one.macs for one in trace.operators]) / trace.macs
+    linear = np.array([one.parameter for one in trace.operators], float)
+    assert value == pytest.approx(weights[0] * macs + weights[1] * linear / linear.sum())
 
 
 @pytest.mark.parametrize("asked", ["", "0", "1.2", "loss=", "loss=-1", "los=1", "half", "-5%"])

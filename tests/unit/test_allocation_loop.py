@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ def test_an_interrupted_run_goes_on_from_what_is_kept(tmp_path: Path) -> None:
     assert digests(resumed) == digests(whole) and resumed.log == whole.log
 
 
+@pytest.mark.parametrize(("depth", "tokens"), [(2, (0.9, 0.4)), (4, ("loss=0.01",))])
+def test_projections_that_are_kept_are_of_one_structure(tmp_path: Path, depth: int, tokens: tuple[float | str, ...]) -> None:
+    """Token schedules change no weight, yet what every block does: each has a file of its own, as have the turns of one run."""
+    for keep in tokens:
+        fixed: dict[str, Any] = {"device": "vita", "budget": "flops=0.5", "block": BLOCK, "example": EXAMPLE, "ratios": RATIOS}
+        kept, whole = (hw.allocate(small_vit(depth), images(), tokens=keep, folder=one, **fixed) for one in (tmp_path, None))
+        assert digests(kept) == digests(whole), keep
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2 and {file.suffix for file in files} == {".projections"}
+
+
 def test_energy_proportional_to_flops_gives_the_masks_of_flops(proportional: Path) -> None:  # noqa: F811
     flops, energy = (run(f"{quantity}=0.4", proportional) for quantity in ("flops", "energy"))
     assert flops.masks.keys() == energy.masks.keys()
@@ -180,6 +192,8 @@ def test_rebuilt_costs_are_exact_where_the_model_is(halved: ClosedLoop) -> None:
     [
         ({"budget": "energy=0.01"}, "below what is reachable"),
         ({"budget": "energy=0.5", "device": ()}, "name a device"),
+        ({"weights": (1.0,)}, "leave weights out"),
+        ({"budget": "energy=0.5", "weights": (0.7, 0.3), "floor": 0.1}, "expected 1 values"),
         ({"device": "vit"}, "did you mean 'vita'"),
         ({"solver": "best"}, "unknown solver"),
         ({"floor": 1.5}, "outside"),
@@ -205,16 +219,38 @@ def test_a_floor_that_the_budget_cannot_meet_is_told() -> None:
         run("flops=0.3", floor=0.6)
 
 
+def test_what_is_told_to_be_reachable_is_reached() -> None:
+    """Few ratios: one block per layer lies between two of them."""
+    with pytest.raises(InfeasibleError) as refused:
+        run("energy=0.01")
+    total = re.search(r"reachable: (\S+) of (\S+) ", str(refused.value))
+    assert total is not None
+    least = float(total[1]) / float(total[2])
+    found = run(f"energy={least * 1.0001}")
+    assert found.estimates[0].energy_j == pytest.approx(least * found.checks[-1].dense, rel=1e-3)
+
+
+def test_the_log_has_every_choice_that_prices_depend_on() -> None:
+    """The same masks at another clock, in another scope: only the log can tell the two runs apart."""
+    found = run(device="agx-orin-64gb", options={"attention": "math", "sparse_kernel": "always", "scope": "dynamic",
+                                                 "overrides": {"clock_hz": np.float64(1e9)}})  # fmt: skip
+    steps = [json.loads(line) for line in found.log.splitlines()]
+    machine = next(step for step in steps if step["step"] == "machine")
+    assert {name: machine[name] for name in ("overrides", "attention", "sparse_kernel", "scope")} == {
+        "overrides": {"clock_hz": 1e9}, "attention": "math", "sparse_kernel": "always", "scope": "dynamic",
+    }  # fmt: skip
+
+
 def test_a_block_larger_than_a_layer_is_named() -> None:
     with pytest.raises(HwmodelError, match=r"blocks\.0\.attn\.qkv: a block of 256x256"):
         run(block=(256, 256))
 
 
-def test_losses_that_are_not_numbers_are_refused() -> None:
+def test_weights_that_are_not_numbers_are_refused() -> None:
     model = small_vit(1)
     with torch.no_grad():
         model.blocks[0].mlp.fc1.weight[0, 0] = torch.nan  # type: ignore[union-attr,index]
-    with pytest.raises(HwmodelError, match="not finite"):
+    with pytest.raises(HwmodelError, match=r"^VisionTransformer: blocks\.0\.mlp\.fc1\.weight holds NaN"):
         hw.allocate(model, images(), device="vita", budget="flops=0.5", block=BLOCK, example=EXAMPLE)
 
 
@@ -243,3 +279,98 @@ def test_steps_make_sensitivities_anew_around_the_masks_of_the_last(device: str,
         lost = layer.blocks - np.count_nonzero(before)
         assert layer.pruned.min() == lost and layer.delta[layer.pruned == lost].tolist()[0] == 0.0
         assert (layer.mask(point).tile_occupancy(*BLOCK).ravel() <= before.ravel()).all()
+
+
+class Offset(nn.Module):
+    """A norm with an offset that no input changes: a linear layer over a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.offset = nn.LayerNorm(WIDTH), nn.Linear(64, WIDTH)
+        self.register_buffer("table", torch.ones(TOKENS, 64))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.norm(inputs) + self.offset(self.table.expand(len(inputs), -1, -1))
+        return found
+
+
+@pytest.mark.parametrize("layers", [None, ["blocks.*", "norm.offset"]])
+def test_what_is_computed_once_costs_nothing_and_is_pruned_only_if_asked_for(layers: list[str] | None) -> None:
+    model = small_vit(1)
+    model.norm = Offset()
+    found = hw.allocate(
+        model, images(2), device="vita", budget="flops=0.5", block=BLOCK, example=EXAMPLE, ratios=RATIOS, layers=layers
+    )
+    assert found.converged and found.origin.structure["norm.offset"].constant
+    assert ("norm.offset" in found.allocation.density) == (layers is not None)
+    assert found.turn.departures[0].keys() == {f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert all(json.loads(line) for line in found.log.splitlines())
+
+
+class Embedding(nn.Module):
+    """Patches by two convolutions, of which the first overlaps, and a narrow layer behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.patches = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, WIDTH, 8, 8)
+        self.narrow, self.wide = nn.Linear(WIDTH, 4), nn.Linear(4, WIDTH)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.patches(self.stem(inputs)).flatten(2).transpose(1, 2)
+        return found + self.wide(self.narrow(found))
+
+
+def test_layers_nobody_asked_for_are_left_out_where_they_do_not_fit_and_that_is_said() -> None:
+    model = small_vit(1)
+    model.patch_embed = Embedding()
+    said: list[str] = []
+    fixed: dict[str, Any] = {"device": "vita", "budget": "flops=0.8", "block": (8, 8), "example": EXAMPLE, "ratios": RATIOS}
+    found = hw.allocate(model, images(2), progress=said.append, **fixed)
+    left = ("patch_embed.stem", "patch_embed.narrow", "patch_embed.wide")
+    assert found.converged and not set(left) & found.allocation.density.keys()
+    (told,) = (line for line in said if line.startswith("left dense"))
+    assert all(name in told for name in left) and "windows overlap" in told
+    for name in left:
+        with pytest.raises(HwmodelError, match=name):
+            hw.allocate(model, images(2), layers=[name], **(fixed | {"budget": "flops=0.98"}))
+
+
+def test_a_second_stage_counts_what_the_first_pruned_elsewhere(halved: ClosedLoop) -> None:
+    fixed: dict[str, Any] = {"block": BLOCK, "example": EXAMPLE, "ratios": None}
+    for budget in ("flops=0.4", "energy=0.5", "flops=0.8"):
+        again = hw.allocate(halved.module, images(), device="vita", budget=budget, layers=["blocks.1.*"], **fixed)
+        assert len(again.closing.rounds) == 1 and again.converged, budget
+        flops, _, energy = again.checks
+        assert (flops.dense, energy.dense) == (halved.checks[0].dense, halved.checks[2].dense)
+    assert again.masks.keys() <= {f"blocks.1.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert again.checks[0].delivered == pytest.approx(halved.checks[0].delivered)
+
+
+def test_a_layer_without_any_weight_left_stays_as_it_is() -> None:
+    model = small_vit(1)
+    with torch.no_grad():
+        model.blocks[0].mlp.fc1.weight.zero_()  # type: ignore[union-attr,index]
+    found = hw.allocate(model, images(2), device="vita", budget="flops=0.5", block=BLOCK, example=EXAMPLE, ratios=RATIOS)
+    assert found.converged and found.allocation.density["blocks.0.mlp.fc1"] == 0.0
+    assert all(kept > 0 for name, kept in found.allocation.density.items() if name != "blocks.0.mlp.fc1")
+
+
+def test_departures_are_those_of_the_layers_before_anything_was_pruned() -> None:
+    one, two = (run("flops=0.5", steps=steps) for steps in (1, 2))
+    assert two.turn.departures[0].keys() == one.turn.departures[0].keys() == one.allocation.density.keys()
+    assert two.document()["departure_from_eq_7"] == one.document()["departure_from_eq_7"]
+    assert two.frame()["departure on vita/full"].equals(one.frame()["departure on vita/full"])
+    logged = [next(json.loads(line) for line in found.log.splitlines() if '"machine"' in line) for found in (one, two)]
+    assert logged[0] == logged[1]
+
+
+def test_costs_are_not_rebuilt_when_no_round_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    rebuilt: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        rebuilt.append(1)
+        return costs_around(*arguments)
+
+    monkeypatch.setattr("hwmodel.allocation.loop.closing.costs_around", counted)
+    found = run("latency=0.6", slower_when_pruned(lambda call: 1.1 if call % 2 else 1.3), rounds=2)
+    assert len(found.closing.rounds) == 2 and len(rebuilt) == 1

@@ -120,7 +120,8 @@ def test_images_of_a_folder_bring_their_labels(tmp_path: Path) -> None:
     from hwmodel.extraction import zoo
     from hwmodel.pruning.calibration_images import images_in
 
-    model = zoo.build("test_vit", (32, 32), device="cpu")
+    model: Any = zoo.build("test_vit", (32, 32), device="cpu")
+    model.reset_classifier(2)
     for name, shade in (("b", 200), ("a", 10)):
         (tmp_path / name).mkdir()
         for number in range(3):

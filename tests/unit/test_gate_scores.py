@@ -252,15 +252,33 @@ def infinite(y: Tensor, labels: Tensor) -> Tensor:
             "batch 1: the loss of image 2",
         ),
         ([(IMAGES, LABELS)], {"loss": infinite}, "batch 0: the loss of image 1 is not finite"),
-        ([(IMAGES, torch.tensor([1, 2, 7]))], {}, "batch 0: the loss cannot be computed"),
+        ([(IMAGES, torch.tensor([1, 2, 7]))], {}, "batch 0: the loss fails: Target 7 is out of bounds"),
         ([(IMAGES, LABELS)], {"loss": lambda y, _: y.sum()}, r"one value per image, \(3,\), got \(\)"),
         ([(IMAGES, LABELS[:2])], {}, "batch 0: expected .images, labels."),
         ([IMAGES], {}, "batch 0: expected .images, labels."),
         ([], {}, "no batches"),
+        ([(IMAGES[..., :16], LABELS)], {}, "batch 0: the forward pass fails: "),
+        ([(IMAGES, LABELS), (IMAGES, [1, 4, 0])], {}, "batch 1: expected .images, labels."),
+        ([(IMAGES, LABELS)], {"loss": lambda y, _: y[:, 0].tolist()}, r"one value per image, \(3,\), got a list"),
+        ([(IMAGES, LABELS)], {"loss": lambda y, _: y[:, 0].detach()}, "batch 0: the backward pass fails: "),
         ([(IMAGES, LABELS)], {"estimator": "exakt"}, "unknown estimator 'exakt': did you mean 'exact'"),
         ([(IMAGES, LABELS)], {"estimator": "hutchinson", "probes": 0}, "probes must be at least 1"),
     ],
-    ids=["nan", "infinite", "label", "scalar", "lengths", "unlabelled", "none", "estimator", "probes"],
+    ids=[
+        "nan",
+        "infinite",
+        "label",
+        "scalar",
+        "lengths",
+        "unlabelled",
+        "none",
+        "size",
+        "label-list",
+        "loss-list",
+        "detached",
+        "estimator",
+        "probes",
+    ],
 )
 def test_what_cannot_be_scored_is_told(batches: Any, options: Any, message: str) -> None:
     for score in (head_scores, token_scores):
@@ -353,6 +371,45 @@ def test_a_measured_budget_holds_where_the_sum_of_predictions_does_not(digits: A
     assert found.selection.counts.sum() > believed.counts.sum()
     everything = within_measured_loss(model, batches, 1e9, lambda predicted: select(scores, np.ones(4), predicted), pruned)
     assert everything.selection.counts.tolist() == [1, 1, 1, 1]
+
+
+def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
+    return (outputs - wanted).square().sum(1)
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.02])
+def test_a_measured_budget_is_used_up_where_predictions_are_too_high(budget: float) -> None:
+    """Predicted harms are 1 and more; the measured loss falls with every removal, by how far outputs are from the dense ones."""
+    model, scores = small_vit(depth=1, num_heads=4).double(), np.array([[1.0, 2.0, 3.0, 4.0]])
+    found = within_measured_loss(
+        model,
+        [(IMAGES64, model(IMAGES64).detach())],
+        budget,
+        lambda predicted: select(scores, [1.0], predicted),
+        lambda selection: remove_heads(model, selection.by_block),
+        loss=lambda outputs, dense: -distance(outputs, dense),
+    )
+    assert found.selection.by_block == {0: (3,)}
+    assert found.loss_change < 0
+
+
+def test_a_measured_budget_above_the_predicted_one_stops_where_it_is_spent() -> None:
+    """Predicted harms are 100 times the measured ones or more, and the budget lies between those of one head and of two."""
+    model = small_vit(depth=1, num_heads=4).double()
+    batches = [(IMAGES64, model(IMAGES64).detach())]
+    one, two, three = (mean_loss(remove_heads(model, {0: range(gone, 4)}), batches, distance) for gone in (1, 2, 3))
+    assert 0 < one < two < three
+    scores, budget = 100 * np.array([[one, two, three, three]]), (one + two) / 2
+    found = within_measured_loss(
+        model,
+        batches,
+        budget,
+        lambda predicted: select(scores, [1.0], predicted),
+        lambda selection: remove_heads(model, selection.by_block),
+        loss=distance,
+    )
+    assert found.selection.by_block == {0: (1, 2, 3)}
+    assert found.loss_change == pytest.approx(one)
 
 
 def test_a_measured_budget_that_cannot_hold_is_told(digits: Any) -> None:

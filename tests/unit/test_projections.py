@@ -25,7 +25,7 @@ from hwmodel.pruning.blocks.projected import Projections
 from hwmodel.pruning.blocks.projections import projections
 from hwmodel.pruning.blocks.rehearsal import rehearse
 from hwmodel.pruning.blocks.weight_layers import weight_layers
-from hwmodel.pruning.tokens import merge_tokens, threshold_tokens, topk_tokens
+from hwmodel.pruning.tokens import gated_tokens, merge_tokens, threshold_tokens, topk_tokens
 
 LABELS = torch.tensor([0, 4, 2])
 
@@ -336,13 +336,35 @@ def test_files_of_another_run_are_refused(tmp_path: Path, changed: dict[str, Any
     before = path.read_bytes()
     with pytest.raises(HwmodelError, match=message):
         projections(small_vit(), [IMAGES], resume=path, **changed)
-    with pytest.raises(HwmodelError, match="projections of other images"):
+    with pytest.raises(HwmodelError, match=r"image 0 gives other values: another image, label, loss or model"):
         projections(small_vit(), [IMAGES + 1], resume=path)
+    with pytest.raises(HwmodelError, match="projections of other images"):
+        projections(small_vit(), [torch.cat([IMAGES[:1], IMAGES[1:] + 1])], resume=path)
     model = small_vit()
     torch.nn.init.ones_(model.head.bias)
     with pytest.raises(HwmodelError, match="weights differs"):
         projections(model, [IMAGES], resume=path)
     assert path.read_bytes() == before
+
+
+def test_files_of_models_that_differ_in_no_weight_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.projections"
+    projections(topk_tokens(small_vit(), {0: 0.25}), [IMAGES], resume=path)
+    before = path.read_bytes()
+    with pytest.raises(HwmodelError, match=r"is of another run \(image 0 gives other values"):
+        projections(topk_tokens(small_vit(), {0: 0.75}), [IMAGES], resume=path)
+    assert path.read_bytes() == before
+
+
+def test_files_of_another_loss_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    def times(factor: float) -> Callable[[Tensor, Tensor | None], Tensor]:
+        return lambda outputs, _labels: factor * outputs[:, 0]
+
+    path = tmp_path / "run.projections"
+    projections(small_vit(), [IMAGES], kind="loss", loss=times(1), resume=path)
+    assert projections(small_vit(), [IMAGES], kind="loss", loss=times(1), resume=path).samples == 3
+    with pytest.raises(HwmodelError, match=r"is of another run \(image 0 gives other values"):
+        projections(small_vit(), [IMAGES], kind="loss", loss=times(5), resume=path)
 
 
 def test_saved_projections_load_back_equal(tmp_path: Path) -> None:
@@ -442,6 +464,48 @@ def test_layers_that_cannot_be_projected_are_named() -> None:
             projections(Attending(), [IMAGES], finest=(1, 2), layers=[name])
 
 
+def test_layers_that_only_choose_are_left_out() -> None:
+    """Their outputs are compared, not computed with: no gradient says what their blocks are worth, which is not nothing."""
+    width = 32
+    model = gated_tokens(small_vit(), {1: 0.5}, {1: torch.linspace(-1, 1, width)})
+    (gate,) = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module.out_features == 1)
+    found = projections(model, [IMAGES], finest=(1, 4))
+    assert gate not in {layer.name for layer in found} and len(found) == 18
+    assert found.left_out[gate].startswith("no gradient reaches it")
+    assert all(layer.p.any() for layer in found)
+    with pytest.raises(HwmodelError, match=f"{gate}: no gradient reaches it"):
+        projections(model, [IMAGES], finest=(1, 4), layers=[gate])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_outputs_that_no_gradient_leads_through(images: int) -> None:
+    with pytest.raises(
+        HwmodelError, match=r"none of the layers can be projected; patch_embed.proj: no gradient reaches it .* is detached"
+    ):
+        projections(small_vit(), [IMAGES[:images]], kind="loss", loss=lambda outputs, _labels: outputs[:, 0].detach())
+
+
+def test_a_backward_pass_that_fails_for_two_images_is_told() -> None:
+    class OneByOne(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, values: Tensor) -> Tensor:
+            return values.clone()
+
+        @staticmethod
+        def backward(_context: Any, gradient: Tensor) -> Tensor:
+            if len(gradient) > 1:
+                raise RuntimeError("one image at a time")
+            return gradient
+
+    with pytest.raises(HwmodelError, match=r"batch 0 \(from image 0\): the backward pass fails: one image at a time"):
+        projections(small_vit(), [IMAGES], kind="loss", loss=lambda outputs, _labels: OneByOne.apply(outputs[:, 0]))
+
+
+def test_layers_that_finest_gives_no_block() -> None:
+    found = projections(small_vit(), [IMAGES], finest={"blocks.*": (4, 4)})
+    assert found.left_out == dict.fromkeys(("patch_embed.proj", "head"), "finest= gives it no block")
+
+
 def infinite(outputs: Tensor, _labels: Tensor | None) -> Tensor:
     return outputs[:, 0] / 0
 
@@ -473,6 +537,8 @@ def steep(outputs: Tensor, _labels: Tensor | None) -> Tensor:
         ([IMAGES], {"finest": (64, 64)}, r"patch_embed.proj: a finest block of 64x64 does not fit a weight of 32x192"),
         ([IMAGES], {"finest": (0, 4)}, "two positive whole numbers"),
         ([IMAGES], {"finest": 4}, "two positive whole numbers"),
+        ([IMAGES], {"finest": {}}, "patch_embed.proj: finest= gives it no block"),
+        ([IMAGES], {"finest": {"blocks.*": (4, 4)}, "layers": ["head", "blocks.0.*"]}, "head: finest= gives it no block"),
         ([IMAGES], {"seed": -1}, "seed -1"),
         ([IMAGES], {"memory_bytes": 0}, "memory_bytes is 0"),
         (["image.png"], {}, "batch 0: expected a tensor of images, or images and labels, found str"),

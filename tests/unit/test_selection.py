@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from token_models import small_vit
 
 import hwmodel as hw
+from hwmodel.pruning.gates.heads import remove_heads
 from hwmodel.pruning.gates.selection import select
 
 NAN = np.nan
@@ -34,6 +36,18 @@ def test_the_order_stops_at_the_first_that_does_not_fit() -> None:
 
 def test_what_saves_nothing_stays() -> None:
     assert select([[0.0, 0.0], [0.0, 0.0]], [0.0, 1.0], 1.0).counts.tolist() == [2, 1]
+
+
+def test_a_share_goes_where_nothing_is_saved_too() -> None:
+    assert select([[0.0, 0.0], [0.0, 0.0]], [0.0, 1.0], 1.0, scope="symmetric").counts.tolist() == [1, 1]
+
+
+def test_a_block_that_loses_all_its_heads_is_not_left_whole() -> None:
+    """Blocks without units, as those without attention, are left out; one that has lost all of them is not."""
+    found = select([[0.0, 0.0], [NAN, NAN], [5.0, 5.0]], [1.0, 1.0, 1.0], 1.0, least=0)
+    assert found.by_block == {0: (), 2: (0, 1)}
+    with pytest.raises(hw.HwmodelError, match="block 0: at least one head must stay"):
+        remove_heads(small_vit(), found.by_block)
 
 
 @pytest.mark.parametrize("scope", ["global", "block", "symmetric"])
@@ -84,6 +98,25 @@ def test_lasting_shares_fall_all_at_once_and_block_budgets_one_by_one() -> None:
     assert by_block.saved == pytest.approx(2 + 1 + 1)
 
 
+@pytest.mark.parametrize("scope", ["global", "block", "symmetric"])
+@pytest.mark.parametrize("absent", [[2, 3], [0, 1]], ids=["last", "first"])
+def test_units_missing_from_later_blocks_are_not_counted_there(scope: Any, absent: list[int]) -> None:
+    """Block 1 has two of the four units: one of them may leave, and the two that are absent there leave block 0 freely."""
+    harm = np.zeros((2, 4))
+    harm[1, absent] = NAN
+    found = select(harm, [1.0, 1.0], np.inf, scope=scope, lasting=True)
+    assert found.counts.tolist() == [1, 1]
+    assert not found.kept[1, absent].any()
+
+
+def test_rounding_does_not_bring_a_token_back() -> None:
+    """Leaving at blocks 2, 1 and 0 saves 0.3, 1.4 and 3.3, all at a price of 0.49 but for rounding; 0.147 + 0.539 is too much."""
+    harm = [[1.6169999999999998], [0.6859999999999999], [0.14699999999999996]]
+    found = select(harm, [1.9, 1.1, 0.3], 0.5389999999999999, lasting=True, least=0)
+    assert (found.kept[1:] <= found.kept[:-1]).all()
+    assert found.loss == pytest.approx(0.147)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -94,8 +127,10 @@ def test_lasting_shares_fall_all_at_once_and_block_budgets_one_by_one() -> None:
         ((HARM, [1.0, NAN], 1.0), {}, "saved costs must be finite"),
         ((HARM, [1.0, 1.0], 1.0), {"scope": "layer"}, "unknown scope 'layer'"),
         ((HARM, [1.0, 1.0], 1.0), {"blocks": [2]}, "block 2 is not one of 0-1"),
+        ((HARM, [1.0, 1.0], 1.0), {"least": -1}, "always and least must be at least 0, got 0 and -1"),
+        ((HARM, [1.0, 1.0], 1.0), {"always": -1}, "always and least must be at least 0, got -1 and 1"),
     ],
-    ids=["costs", "scores", "negative", "nan", "nan-cost", "scope", "block"],
+    ids=["costs", "scores", "negative", "nan", "nan-cost", "scope", "block", "least", "always"],
 )
 def test_what_cannot_be_selected_is_told(arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(hw.HwmodelError, match=message) as refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,30 @@ def test_one_call_and_two(of_outputs: Projections) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"delta": "paper"}, "delta 'paper' needs projections of kind 'loss'"),
+        ({"score": "gauss-newton", "kind": "loss"}, "score 'gauss-newton' needs projections of kind 'gauss-newton'"),
+        ({"kind": "fisher"}, "unknown kind 'fisher'"),
+        ({"kappa": -1.0}, "kappa is -1.0"),
+    ],
+)
+def test_curves_that_cannot_be_made_are_refused_before_any_image(arguments: dict[str, Any], message: str) -> None:
+    seen: list[int] = []
+    with pytest.raises(HwmodelError, match=message):
+        sensitivity_curves(small_vit(), [(SAMPLES, LABELS)], block=(4, 4), progress=seen.append, **arguments)
+    assert seen == []
+
+
+def test_one_call_takes_the_damping() -> None:
+    options: dict[str, Any] = {"kind": "loss", "layers": ["head"]}
+    once = sensitivity_curves(small_vit(), [(SAMPLES, LABELS)], block=(1, 8), delta="paper", kappa=KAPPA, **options)["head"]
+    twice = projections(small_vit(), [(SAMPLES, LABELS)], finest=(1, 8), **options)
+    assert np.array_equal(once.delta, twice.curves((1, 8), delta="paper", kappa=KAPPA)["head"].delta)
+    assert not np.array_equal(once.delta, twice.curves((1, 8), delta="paper")["head"].delta)
+
+
 # Around present masks
 
 
@@ -223,7 +248,9 @@ def test_curves_load_back_equal(tmp_path: Path, of_outputs: Projections) -> None
         assert np.array_equal(layer.delta_of(layer.order[::-1]), other.delta_of(layer.order[::-1]))
     (tmp_path / "other.npz").write_bytes(b"PK")
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
-    for name in ("other.npz", "arrays.npz", "missing.npz"):
+    header = json.dumps({"format": "hwmodel-curves", "schema_version": 1, "layers": []})
+    np.savez(tmp_path / "samples.npz", header=np.array(header))
+    for name in ("other.npz", "arrays.npz", "missing.npz", "samples.npz"):
         with pytest.raises(HwmodelError, match=f"{name}: cannot be read as curves"):
             Curves.load(tmp_path / name)
 

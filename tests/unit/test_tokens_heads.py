@@ -73,6 +73,12 @@ def test_unequal_heads_are_priced_up_to_their_own() -> None:
     assert costs.per_unit[1] == pytest.approx(costs.cost[1, 1] - costs.cost[1, 0])
 
 
+def test_one_unit_is_worth_the_same_where_not_all_units_are_priced() -> None:
+    """16 tokens, of which 4 to 8 are priced: the four between are what is saved."""
+    tokens = token_costs(DENSE, device="vita", counts=[4, 8], **PE["vita"])
+    np.testing.assert_allclose(tokens.per_unit, (tokens.cost[:, 1] - tokens.cost[:, 0]) / 4)
+
+
 def test_what_cannot_be_priced_is_told() -> None:
     with pytest.raises(hw.HwmodelError, match=r"patch tokens: expected two or more counts within 1-16, got \[8, 17\]"):
         token_costs(DENSE, device="vita", counts=[8, 17], **PE["vita"])

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.allocation.budgets import Budget
-from hwmodel.allocation.loop.closing import Pricer, Round
+from hwmodel.allocation.loop.bases import Pricer
+from hwmodel.allocation.loop.closing import Round
 from hwmodel.allocation.loop.goals import Goal
 from hwmodel.allocation.loop.joint import Wish, settle
 from hwmodel.allocation.loop.journal import steps_of
@@ -71,12 +72,15 @@ def allocate(
         devices say holds on every one, or for their mean where ``weights`` are given
     budget : "flops=0.5", "flops-total=60%", "latency=2ms", "energy=0.6", "power=10W", or several
     block : (out, in) of the weight blocks
-    layers : globs over operator names; None takes every product with a weight but patch embedding and classifier
+    layers : globs over operator names; None takes every product with a weight but patch embedding, classifier, what is computed
+        once, and what no such block can be taken off; ``progress`` is told of the last
     heads, tokens : also remove attention heads and patch tokens: the part to keep (0.75), or the predicted loss they may cost
-        ("loss=0.02")
+        ("loss=0.02"). Of heads the part is of all of them; of tokens it is of those present, in each of the stages at a
+        quarter, half and three quarters of the encoder blocks: three stages of 0.75 leave 0.42
     checkpoint : weights of a model given by name; random ones of ``seed`` where None
     samples : images that are taken of a folder, or made
-    delta, score, probes : as ``hwmodel.pruning`` takes them; the Gauss-Newton forms where None
+    delta, score, probes : as ``hwmodel.pruning`` takes them. Where None: the Gauss-Newton forms; beside a delta or a
+        score of the loss ("fisher", "taylor", ...) the squared distortion and the Fisher score
     batch, image_size, dtype : of the forward pass that is priced
     example : input of a module of your own, of shape (1, ...)
     options : of :func:`hwmodel.estimate` for devices that are not functions: mode, overrides, scope, ...
@@ -98,8 +102,7 @@ def allocate(
     """
     asked = Goal.of(budget, **goal)
     pricers = _pricers(device, options or {})
-    if asked.on_machines and not pricers:
-        raise HwmodelError(f"budget {asked.told}: name a device")
+    asked.check_devices(len(pricers))
     asks = {"heads": Wish.of(heads, "heads"), "tokens": Wish.of(tokens, "tokens")}
     wishes = {name: wish for name, wish in asks.items() if wish is not None}
     tell = progress or (lambda _: None)

@@ -10,17 +10,15 @@ from pathlib import Path
 from hwmodel.allocation.costs import QUANTITIES, Machine, flop_cost
 from hwmodel.allocation.layers import Layer
 from hwmodel.allocation.loop.around import costs_around
+from hwmodel.allocation.loop.bases import Base, CostsOfDevice, Pricer
 from hwmodel.allocation.loop.curve_layers import BlockCurve
-from hwmodel.allocation.loop.goals import CostsOfDevice, Goal
+from hwmodel.allocation.loop.goals import Goal
 from hwmodel.allocation.power import Departure, departures
 from hwmodel.allocation.problem import Allocation, Cost
 from hwmodel.backends.estimates import Estimate
 from hwmodel.ir.trace import Trace
 from hwmodel.pruning.blocks.masking import apply_masks
 from hwmodel.pruning.live_models import LiveModel
-
-Pricer = Callable[[Trace], Estimate]
-"""A device as the caller wants it priced: card, mode, number format and overrides are settled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ class Closing:
     chosen : the round that counts: the last where it converged, else the best
     converged : promised and delivered are within tolerance on every device, and budgets are kept to the same tolerance
     departures : per device, by layer, how far Eq. 7 of the LSP paper is from the device's energy; without layers that had lost
-        blocks to begin with
+        blocks to begin with, or that cost the device nothing
     """
 
     machines: tuple[Machine, ...]
@@ -124,43 +122,34 @@ def close(
     HwmodelError
         Curves, budgets or devices that do not fit each other.
     """
-    structure = live.structure
-    bench = _Bench(
-        live=live, structure=structure, origin=origin or structure, pricers=tuple(pricers), goal=goal, checkpoint=checkpoint
-    )
-    machines = tuple(Machine(pricer(structure)) for pricer in pricers)
-    whole = machines if origin is None else tuple(Machine(pricer(origin)) for pricer in pricers)
-    layers = goal.layers(curves, structure, machines)
-    tables = [_shares_of(one, machine.costs(layers)) for one, machine in zip(whole, machines, strict=True)]
+    base = Base.of(live, curves.keys(), pricers, checkpoint, origin)
+    bench = _Bench(live=live, base=base, pricers=tuple(pricers), goal=goal, checkpoint=checkpoint)
+    layers = goal.layers(curves, base.trace, base.machines)
+    tables = base.costs(layers)
     told = tuple(_departures(layers, table["energy_j"]) for table in tables)
     rounds: list[Round] = []
     for number in range(1, goal.rounds + 1):
-        allocation = goal.solved(layers, structure, tables, origin)
+        allocation = goal.solved(layers, base.trace, tables, base.origin)
         now = bench.delivered(number, allocation, tables)
         rounds.append(now)
         tell(now)
-        if bench.holds(now):
+        if bench.holds(now) or number == goal.rounds:
             break
-        pairs = zip(machines, now.estimates, strict=True)
-        around = [costs_around(machine, layers, allocation.points, estimate) for machine, estimate in pairs]
-        tables = [_shares_of(one, table) for one, table in zip(whole, around, strict=True)]
+        pairs = zip(base.machines, now.estimates, strict=True)
+        tables = base.shares([costs_around(machine, layers, allocation.points, estimate) for machine, estimate in pairs])
     best = min(rounds, key=lambda one: (not bench.holds(one), max(one.gap, one.excess)))
     if best is not rounds[-1]:
         bench.save(best.allocation)
-    return Closing(machines=machines, rounds=tuple(rounds), chosen=best, converged=bench.holds(best), departures=told)
+    return Closing(machines=base.unpruned, rounds=tuple(rounds), chosen=best, converged=bench.holds(best), departures=told)
 
 
 def _departures(layers: Sequence[Layer], cost: Cost) -> dict[str, Departure]:
-    whole = [(layer, curve) for layer, curve in zip(layers, cost.curves, strict=True) if layer.pruned.min() == 0]
+    pairs = zip(layers, cost.curves, strict=True)
+    whole = [(layer, curve) for layer, curve in pairs if layer.pruned.min() == 0 and curve[layer.pruned.argmin()] > 0]
     if not whole:
         return {}
     found = departures([layer for layer, _ in whole], replace(cost, curves=tuple(curve for _, curve in whole)))
     return {one.name: one for one in found}
-
-
-def _shares_of(machine: Machine, table: CostsOfDevice) -> CostsOfDevice:
-    """The costs with the dense cost that shares are of."""
-    return {name: replace(cost, dense=float(getattr(machine.dense, name))) for name, cost in table.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,8 +157,7 @@ class _Bench:
     """Where choices are put to the test: one structure, its devices, and the file that weights go through."""
 
     live: LiveModel
-    structure: Trace
-    origin: Trace
+    base: Base
     pricers: tuple[Pricer, ...]
     goal: Goal
     checkpoint: Path
@@ -196,11 +184,11 @@ class _Bench:
         """FLOPs as the budgets count them; those of linear layers where no budget does."""
         asked = {budget.quantity for budget in self.goal.budgets}
         for total in [False] * ("flops" in asked or "flops-total" not in asked) + [True] * ("flops-total" in asked):
-            table = flop_cost(allocation.problem.layers, self.structure, total=total)
+            table = flop_cost(allocation.problem.layers, self.base.trace, total=total)
             found = flop_cost((), trace, total=total).rest
             yield Check(
                 name=table.name, unit="FLOP", promised=table.total(allocation.points), delivered=found,
-                dense=flop_cost((), self.origin, total=total).rest, source=table.source,
+                dense=flop_cost((), self.base.origin, total=total).rest, source=table.source,
             )  # fmt: skip
 
 

@@ -45,12 +45,12 @@ class BlockCurve(Protocol):
 
 
 def prunable(trace: Trace) -> tuple[str, ...]:
-    """Names of the products with a weight that lose blocks unless told otherwise: all but patch embedding and classifier."""
-    return tuple(
-        operator.name
-        for operator in trace.operators
-        if operator.family == "product" and operator.parameter and operator.batch == 1 and operator.role not in _LEFT_OUT
-    )
+    """Names of the products with a weight that lose blocks unless told otherwise.
+
+    All but patch embedding, classifier, and what a deployed model computes once: there is nothing to save in it.
+    """
+    products = [one for one in trace.operators if one.family == "product" and one.parameter and not one.constant]
+    return tuple(one.name for one in products if one.batch == 1 and one.role not in _LEFT_OUT)
 
 
 def layers_of(
@@ -92,10 +92,11 @@ def layers_of(
 
 
 def _counts(curve: BlockCurve, ratios: int | None) -> IntArray:
-    """Counts of pruned blocks to choose from: those at the ratios that are not behind, and what is gone already."""
+    """Counts of pruned blocks to choose from: those at the ratios that are not behind, what is gone already, and all but one."""
     blocks = len(curve.delta) - 1
     even = np.linspace(0, blocks, blocks + 1 if ratios is None else ratios)
     grid = np.unique(np.rint(even).astype(np.int64))
+    grid = np.append(grid, blocks - 1)
     return np.union1d([curve.already_pruned], grid[grid > curve.already_pruned])
 
 

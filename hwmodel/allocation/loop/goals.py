@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from hwmodel.allocation.budgets import Budget, limits
-from hwmodel.allocation.costs import Machine, Quantity, flop_cost
+from hwmodel.allocation.budgets import Budget, device_shares, limits
+from hwmodel.allocation.costs import Machine, flop_cost
 from hwmodel.allocation.layers import Layer
+from hwmodel.allocation.loop.bases import Base, CostsOfDevice
 from hwmodel.allocation.loop.curve_layers import RATIOS, BlockCurve, layers_of
-from hwmodel.allocation.problem import Allocation, Cost, Limit, Problem
+from hwmodel.allocation.problem import Allocation, Limit, Problem
 from hwmodel.allocation.solvers.menu import Menu
 from hwmodel.allocation.solvers.solve import SOLVERS, solve
 from hwmodel.errors import HwmodelError, UnknownNameError
@@ -20,7 +21,6 @@ from hwmodel.ir.masks import Shape, grid_shape
 from hwmodel.ir.operators import Operator
 from hwmodel.ir.trace import Trace
 
-CostsOfDevice = Mapping[Quantity, Cost]
 _COUNTED = frozenset({"flops", "flops-total"})
 
 
@@ -30,7 +30,7 @@ class Goal:
 
     Parameters
     ----------
-    budgets : all of them hold; of several devices each one, or their mean by ``weights``
+    budgets : all of them hold; of several devices each one, or their mean by ``weights``, one per device
     solver, settings : by name, with its own keyword arguments (see :func:`hwmodel.allocation.solvers.solve.solve`)
     floor, cap : smallest and largest fraction of blocks that a layer keeps, for all or by glob
     whole_units : rank by whole skip units too where a budget is on a machine that skips coarser than a block
@@ -43,7 +43,8 @@ class Goal:
     Raises
     ------
     HwmodelError
-        No budget, an unknown solver, a tolerance or a number of rounds that makes no sense.
+        No budget, an unknown solver, weights without a budget on what devices say, a tolerance or a number of rounds that makes
+        no sense.
     """
 
     budgets: tuple[Budget, ...]
@@ -70,6 +71,8 @@ class Goal:
             raise HwmodelError(
                 f"tolerance {self.tolerance:g}, rounds {self.rounds}, ratios {self.ratios}: expected in (0, 1), >= 1, >= 2"
             )
+        if self.weights is not None and not self.on_machines:
+            raise HwmodelError(f"weights {list(self.weights)}: no budget of {self.told} is on what devices say; leave weights out")
 
     @classmethod
     def of(cls, budget: str | Budget | Sequence[str | Budget], **options: Any) -> Goal:
@@ -81,6 +84,19 @@ class Goal:
     def on_machines(self) -> bool:
         """Whether a budget is on what a device says, rather than counted."""
         return any(budget.quantity not in _COUNTED for budget in self.budgets)
+
+    def check_devices(self, count: int) -> None:
+        """Refuse a number of devices that the budgets or the weights do not fit.
+
+        Raises
+        ------
+        HwmodelError
+            A budget that needs a device where none is given, or another number of weights.
+        """
+        if self.on_machines and not count:
+            raise HwmodelError(f"budget {self.told}: name a device")
+        if self.weights is not None:
+            device_shares(self.weights, count)
 
     @property
     def told(self) -> str:
@@ -104,7 +120,7 @@ class Goal:
 
         Parameters
         ----------
-        trace : of the model that the layers are of, without sparsity
+        trace : of the model that the layers are of; what its other layers have lost already counts
         costs : of the layers, one mapping per device; shares are of their dense costs
         origin : the model that shares of FLOPs are of; ``trace`` where None
 
@@ -130,7 +146,7 @@ class Goal:
         dense = limit.cost.dense
         return limit if self.part == 1.0 else replace(limit, most=dense * (limit.most / dense) ** self.part)
 
-    def check_reachable(self, trace: Trace, names: Sequence[str], block: Shape, machines: Sequence[Machine]) -> None:
+    def check_reachable(self, base: Base, names: Sequence[str], block: Shape) -> None:
         """Refuse, before any sensitivity is made, bounds that fit no layer and a budget that one block per layer would not meet.
 
         Raises
@@ -140,14 +156,13 @@ class Goal:
         HwmodelError
             A floor or cap outside [0, 1], or for a layer that is not there.
         """
-        operators = [operator for operator in trace.operators if operator.name in set(names)]
+        operators = [operator for operator in base.trace.operators if operator.name in set(names)]
         layers = tuple(_unranked(operator, block) for operator in operators)
         free = Limit(cost=flop_cost(layers), most=np.inf, asked="nothing")
         Problem(layers=layers, limits=(free,), floor=self.floor, cap=self.cap)
         if self.floor is None:
             ends = tuple(_unranked(operator, block, ends=True) for operator in operators)
-            tables = [machine.costs(ends) for machine in machines]
-            Menu.of(Problem(layers=ends, limits=self.limits(ends, trace, tables)))
+            Menu.of(Problem(layers=ends, limits=self.limits(ends, base.trace, base.costs(ends), base.origin)))
 
     def solved(
         self, layers: tuple[Layer, ...], trace: Trace, costs: Sequence[CostsOfDevice], origin: Trace | None = None

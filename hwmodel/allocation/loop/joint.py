@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hwmodel.allocation.costs import Machine
 from hwmodel.allocation.layers import FloatArray
-from hwmodel.allocation.loop.closing import Closing, Pricer, Round, close
+from hwmodel.allocation.loop.bases import Base, Pricer
+from hwmodel.allocation.loop.closing import Closing, Round, close
 from hwmodel.allocation.loop.goals import Goal
 from hwmodel.allocation.loop.savings import Present, Valuation, valuation
 from hwmodel.allocation.loop.sensing import Sensing
 from hwmodel.allocation.loop.structure import Structure
+from hwmodel.allocation.power import Departure
 from hwmodel.errors import HwmodelError
 from hwmodel.ir.masks import BoolArray
 from hwmodel.pruning.blocks.masking import apply_masks
@@ -86,6 +87,11 @@ class Turn:
         """The last step, at the budgets."""
         return self.closings[-1]
 
+    @property
+    def departures(self) -> tuple[Mapping[str, Departure], ...]:
+        """Per device, by layer, how far Eq. 7 is from it: of the first step, where the layers are as they were given."""
+        return self.closings[0].departures
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chooser:
@@ -148,6 +154,9 @@ class Chooser:
 def kept_share(scores: FloatArray, saved: FloatArray, keep: float) -> BoolArray:
     """(blocks, units) which units stay where a share of all does: those of most harm per saved cost, one per block at least.
 
+    What is predicted to do good harms nothing; what saves nothing goes last. Of equals the one that saves more goes first, then
+    the one of lower score.
+
     Parameters
     ----------
     scores : (blocks, units) predicted harm, NaN where there is no unit
@@ -155,8 +164,10 @@ def kept_share(scores: FloatArray, saved: FloatArray, keep: float) -> BoolArray:
     """
     kept = ~np.isnan(scores)
     going = int(kept.sum() * (1.0 - keep) + 1e-9)
-    price = np.where(kept, scores / np.maximum(saved, np.finfo(np.float64).tiny)[:, None], np.inf)
-    for place in np.argsort(price, axis=None, kind="stable").tolist():
+    savings = np.broadcast_to(saved[:, None], scores.shape)
+    price = np.full(scores.shape, np.inf)
+    np.divide(np.maximum(scores, 0.0), savings, out=price, where=kept & (savings > 0))
+    for place in np.lexsort((scores.ravel(), -savings.ravel(), price.ravel())).tolist():
         block, unit = divmod(place, scores.shape[1])
         if going and kept[block, unit] and kept[block].sum() > 1:
             kept[block, unit] = False
@@ -205,8 +216,8 @@ def settle(
         return Turn(structure=structure, live=shaped, closings=tuple(closings))
 
     if not wishes:
-        machines = [Machine(pricer(live.structure)) for pricer in pricers]
-        goal.check_reachable(live.structure, sensing.chosen(live), sensing.block, machines)
+        names = sensing.chosen(live)
+        goal.check_reachable(Base.of(live, names, pricers, checkpoint), names, sensing.block)
         return [turn(Structure())], True
     chooser = Chooser(live=live, sensing=sensing, wishes=wishes, value=valuation(goal, live.structure, pricers))
     for _ in range(TURNS):

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
+import numpy as np
+
 from hwmodel.allocation.loop.closing import Round
 from hwmodel.allocation.loop.goals import Goal
 from hwmodel.allocation.loop.joint import Turn, Wish, counting
@@ -64,9 +66,10 @@ def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
     yield Step(
         "structure", {"turn": number, "heads": heads, "tokens": {str(block): keep for block, keep in structure.tokens.items()}}
     )
-    for machine, told in zip(turn.closing.machines, turn.closing.departures, strict=True):
+    for machine, told in zip(turn.closing.machines, turn.departures, strict=True):
         yield Step("machine", {
             "turn": number, "device": machine.label, "skip_unit": machine.skip_unit, **_totals(machine.dense),
+            **_choices(machine.dense),
             "departure_from_eq_7": {name: one.largest for name, one in told.items()},
         })  # fmt: skip
     for step, closing in enumerate(turn.closings, start=1):
@@ -76,6 +79,12 @@ def _of_turn(number: int, turn: Turn) -> Iterator[Step]:
 
 def _totals(estimate: Estimate) -> dict[str, Any]:
     return {"dtype": estimate.dtype, "latency_s": estimate.latency_s, "energy_j": estimate.energy_j, "fidelity": estimate.fidelity}
+
+
+def _choices(estimate: Estimate) -> dict[str, Any]:
+    overrides = {name: np.asarray(value).tolist() for name, value in estimate.overrides.items()}
+    options = estimate.options
+    return {"overrides": overrides, "attention": options.attention, "sparse_kernel": options.sparse_kernel, "scope": options.scope}
 
 
 def _of_round(one: Round) -> dict[str, Any]:

@@ -107,12 +107,12 @@ class ClosedLoop:
         told = f"hwmodel allocate: {self.goal.told}, solver {self.goal.solver}"
         if self.synthetic:
             told += "; sensitivities of random images or weights, which say nothing about accuracy"
-        return self.turn.structure.recipe(self.turn.live, self.published, self.trace, source=told)
+        return self.turn.structure.recipe(self.origin, self.published, self.trace, source=told)
 
     def frame(self) -> pd.DataFrame:
         """One row per layer, as :meth:`Allocation.frame`, and per device how far Eq. 7 is from it (``departure ...``)."""
         table = self.allocation.frame()
-        for machine, told in zip(self.closing.machines, self.closing.departures, strict=True):
+        for machine, told in zip(self.closing.machines, self.turn.departures, strict=True):
             table[f"departure on {machine.label}"] = [told[name].largest if name in told else float("nan") for name in table.index]
         return table
 
@@ -130,7 +130,7 @@ class ClosedLoop:
             "density": allocation.density,
             "departure_from_eq_7": {
                 machine.label: {name: one.largest for name, one in told.items()}
-                for machine, told in zip(self.closing.machines, self.closing.departures, strict=True)
+                for machine, told in zip(self.closing.machines, self.turn.departures, strict=True)
             },
         }  # fmt: skip
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from hwmodel.allocation.budgets import device_shares
 from hwmodel.allocation.layers import FloatArray, IntArray
-from hwmodel.allocation.loop.closing import Pricer
+from hwmodel.allocation.loop.bases import Pricer
 from hwmodel.allocation.loop.goals import Goal
 from hwmodel.allocation.loop.structure import Structure
 from hwmodel.allocation.tokens_heads import heads_of, sums_by_block
@@ -24,13 +25,22 @@ Valuation = Callable[[Trace], FloatArray]
 
 
 def valuation(goal: Goal, origin: Trace, pricers: Sequence[Pricer]) -> Valuation:
-    """The cost that the budgets are on: latency, energy (also for power), or MACs; of several, their sum of shares."""
+    """The cost that the budgets are on: latency, energy (also for power), or MACs; of several, their sum of shares.
+
+    Where devices have weights, the mean that the budgets are on: of shares, or of seconds or joules where no budget is a share.
+    """
     quantities = (
         sorted({"latency_s" if budget.quantity == "latency" else "energy_j" for budget in goal.budgets}) if goal.on_machines else []
     )
-    columns: list[Valuation] = [_priced(pricer, quantity) for pricer in pricers for quantity in quantities] or [_macs]
-    totals = [float(column(origin).sum()) for column in columns]
-    return lambda trace: np.sum([column(trace) / total for column, total in zip(columns, totals, strict=True)], axis=0)
+    columns: list[Valuation] = [_priced(pricer, quantity) for quantity in quantities for pricer in pricers] or [_macs]
+    totals = np.array([column(origin).sum() for column in columns])
+    factors = 1.0 / totals
+    if goal.weights is not None:
+        weights = np.array(device_shares(goal.weights, len(pricers)))
+        relative = any(budget.share for budget in goal.budgets)
+        by_device = totals.reshape(-1, len(pricers))
+        factors = (weights / by_device if relative else weights / (by_device @ weights)[:, None]).ravel()
+    return lambda trace: np.sum([factor * column(trace) for factor, column in zip(factors, columns, strict=True)], axis=0)
 
 
 def _priced(pricer: Pricer, quantity: str) -> Valuation:

@@ -17,6 +17,7 @@ from hwmodel.pruning.blocks.curves import SCORES, Score
 from hwmodel.pruning.blocks.distortion import FORMS, Form
 from hwmodel.pruning.blocks.projected import Kind, matching
 from hwmodel.pruning.blocks.projections import projections
+from hwmodel.pruning.blocks.weight_layers import weight_layers
 from hwmodel.pruning.calibration_images import Calibration
 from hwmodel.pruning.gates.scores import HeadScores, TokenScores, head_scores, token_scores
 from hwmodel.pruning.live_models import LiveModel
@@ -37,11 +38,12 @@ class Sensing:
     ----------
     calibration : the images
     block : (out, in) of the weight blocks
-    layers : globs over operator names; None takes every product with a weight but patch embedding and classifier
+    layers : globs over operator names; None takes every product with a weight that the block fits, but patch embedding and
+        classifier
     delta, score, probes, seed : as ``hwmodel.pruning.blocks.projections`` takes them
     folder : where projections are kept as they are made, so that an interrupted run goes on and a repeated one is short;
         None keeps none
-    tell : is told how many images are done
+    tell : is told how many images are done, and which layers stay dense because nothing can be taken off them in blocks
 
     Raises
     ------
@@ -65,7 +67,8 @@ class Sensing:
                 raise UnknownNameError(what, found, known)
         if self.kind == "loss" and self.calibration.labels is None:
             told = self.delta if self.delta not in _OF_OUTPUTS else self.score
-            raise HwmodelError(f"{told!r} is of the loss, and the images have no labels; give a folder with a sub-folder per class")
+            reason = self.calibration.unlabelled or "the images have no labels; give a folder with a sub-folder per class"
+            raise HwmodelError(f"{told!r} is of the loss, and {reason}")
         if self.kind == "loss" and "gauss-newton" in {self.delta, self.score}:
             raise HwmodelError(f"delta {self.delta!r}, score {self.score!r}: one is of the outputs, the other of the loss")
 
@@ -83,11 +86,13 @@ class Sensing:
             A block larger than a layer, a layer glob without match, losses or gradients that are not finite.
         """
         names = self.chosen(live)
+        if left := self._left_dense(live):
+            self.tell("left dense: " + "; ".join(f"{name}: {reason}" for name, reason in left.items()))
         total = len(self.calibration.images)
         found = projections(
             live.module, self.calibration.batches(), finest=self.block, kind=self.kind, probes=self.probes, layers=names,
             seed=self.seed, progress=lambda done: self.tell(f"sensitivities: {done} of {total} images"),
-            resume=None if self.folder is None else self.folder / f"projections-{self._key(live, names)}.npz",
+            resume=None if self.folder is None else self.folder / f"projections-{self._key(live, names)}.projections",
         )  # fmt: skip
         curves = found.curves(self.block, delta=self.delta, score=self.score)
         return {curve.name: cast("BlockCurve", curve) for curve in curves}
@@ -109,22 +114,46 @@ class Sensing:
     def chosen(self, live: LiveModel) -> list[str]:
         """Names of the layers that may lose blocks.
 
+        Where no globs are given, layers that the block does not fit and layers without projections stay dense.
+
         Raises
         ------
         HwmodelError
-            A glob without match, or a block larger than a layer.
+            A glob without match, a block larger than a layer that a glob asks for, or no layer that it fits.
         """
-        products = [operator for operator in live.structure.operators if operator.family == "product" and operator.parameter]
-        names = list(prunable(live.structure)) if self.layers is None else matching([one.name for one in products], self.layers)
-        shapes = {operator.name: (operator.n, operator.k) for operator in products}
-        small = [name for name in names if any(side > length for side, length in zip(self.block, shapes[name], strict=True))]
-        if small:
-            told, found = "x".join(map(str, self.block)), "x".join(map(str, shapes[small[0]]))
-            raise HwmodelError(f"{small[0]}: a block of {told} does not fit its weight of {found} (out x in); choose a smaller one")
+        if self.layers is not None:
+            products = [one.name for one in live.structure.operators if one.family == "product" and one.parameter]
+            names = matching(products, self.layers)
+            refused = self._too_small(live, names)
+        else:
+            refused = self._left_dense(live)
+            names = [name for name in prunable(live.structure) if name not in refused]
+        if refused and (self.layers or not names):
+            name, reason = next(iter(refused.items()))
+            raise HwmodelError(f"{name}: {reason}")
         return names
+
+    def _left_dense(self, live: LiveModel) -> dict[str, str]:
+        """Layers that would lose blocks if they could and nobody asked for, with the reason why they cannot."""
+        if self.layers is not None:
+            return {}
+        names = prunable(live.structure)
+        usable, reasons = weight_layers(live.module, (1, 1), None)
+        known = {layer.name for layer in usable}
+        refused = {name: reasons.get(name, "no linear layer or convolution of this name") for name in names if name not in known}
+        return refused | self._too_small(live, [name for name in names if name in known])
+
+    def _too_small(self, live: LiveModel, names: Sequence[str]) -> dict[str, str]:
+        """Those of the layers that the block does not fit, with the reason."""
+        shapes = {one.name: (one.n, one.k) for one in live.structure.operators}
+        small = [name for name in names if any(side > length for side, length in zip(self.block, shapes[name], strict=True))]
+        block, *found = ("x".join(map(str, shape)) for shape in (self.block, *(shapes[name] for name in small)))
+        told = (f"a block of {block} does not fit its weight of {shape} (out x in); choose a smaller one" for shape in found)
+        return dict(zip(small, told, strict=True))
 
     def _key(self, live: LiveModel, names: Sequence[str]) -> str:
         """Sixteen hexadecimal digits of everything that projections depend on."""
         told = [live.digest(), self.calibration.digest(), self.block, self.kind, self.probes, self.seed, names]
+        told += map(repr, live.structure.operators)
         told += [version(package) for package in ("hwmodel", "torch")]
         return sha256(repr(told).encode()).hexdigest()[:16]

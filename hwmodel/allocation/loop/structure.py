@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwmodel.extraction.whatif.found_recipes import recipe_of
-from hwmodel.extraction.whatif.recipes import EncoderRule, LayerRule, Recipe
+from hwmodel.extraction.whatif.recipes import EncoderRule, Recipe
 from hwmodel.ir.trace import Trace
 from hwmodel.pruning.gates.heads import remove_heads
 from hwmodel.pruning.live_models import LiveModel
 from hwmodel.pruning.tokens import topk_tokens
+
+_OF_WEIGHTS = ("mask", "sparsity", "dtype", "weight_dtype", "scale_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,20 @@ class Structure:
 
         Parameters
         ----------
-        live : the model with this structure
-        pruned : its trace with masks
+        live : the model as it was given
+        pruned : the trace of the one with this structure, with masks
         """
-        size = live.image_size if isinstance(live.image_size, int) else None
-        if not self.tokens:
-            return recipe_of(pruned, published, source=source, image_size=size)
-        masks = tuple(
-            LayerRule.model_validate({"match": (glob.escape(operator.name),), "mask": operator.mask})
-            for operator in pruned.operators
-            if operator.mask is not None
-        )
-        encoder = (*self.head_rules, *self.token_rules)
-        return Recipe(model=published.model, source=source, image_size=size, layers=masks, encoder=encoder)
+        sides: tuple[int, ...] = (live.image_size,) if isinstance(live.image_size, int) else live.image_size or ()
+        found = pruned if not self.tokens else _with_weights_of(pruned, self.narrowed(live).structure)
+        recipe = recipe_of(found, published, source=source, image_size=sides[0] if len(set(sides)) == 1 else None)
+        oblong = f"for images of {' x '.join(map(str, sides))} pixels (height x width)" if len(set(sides)) > 1 else None
+        remarks = "; ".join(filter(None, (recipe.remarks, oblong))) or None
+        return recipe.model_copy(update={"remarks": remarks, "encoder": (*recipe.encoder, *self.token_rules)})
+
+
+def _with_weights_of(pruned: Trace, whole: Trace) -> Trace:
+    """The trace of a model that keeps all its tokens, with the notes, masks and number formats of the one that loses some."""
+    twins = {operator.name: operator for operator in pruned.operators}
+    known = ((operator, twins.get(operator.name, operator)) for operator in whole.operators)
+    operators = tuple(operator.replace(**{field: getattr(twin, field) for field in _OF_WEIGHTS}) for operator, twin in known)
+    return whole.replace(operators=operators, notes=pruned.notes)

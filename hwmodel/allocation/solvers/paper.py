@@ -86,7 +86,8 @@ def smoothed(curve: FloatArray, memory: float) -> FloatArray:
 def derivative(curve: FloatArray, half_width: int, spacing: float) -> FloatArray:
     """Five-point derivative of (samples,) at steps of ``half_width`` samples.
 
-    Where a step leaves the curve: the three-point one, and within ``half_width`` of an end the difference on one side.
+    Where a step leaves the curve: the three-point one, and within ``half_width`` of an end the difference between that end and
+    the sample ``half_width`` to the other side.
     """
     step, last = half_width * spacing, len(curve) - 1
     place = np.arange(len(curve))

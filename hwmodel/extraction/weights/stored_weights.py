@@ -59,6 +59,15 @@ class _Parts:
         alone = len(self.factor) == 1 and not self.mask and not self.scale
         return alone and "parametrizations." in self.factor[0]
 
+    @property
+    def computed(self) -> str:
+        """In words, how a weight is stored that is not one tensor beside its masks; empty for all others."""
+        if self.step:
+            return "as integers with scales"
+        if len(self.factor) > 1:
+            return f"as {len(self.factor)} tensors that make one"
+        return "by a parametrization that is no mask" if self.opaque or self.scale else ""
+
 
 @dataclass(frozen=True, eq=False)
 class WeightContent:
@@ -169,6 +178,26 @@ class StoredWeights:
             return WeightContent(contents[0].form, nonzero, block=contents[0].block)
         form = "masked" if parts.mask else contents[0].form
         return WeightContent(form, nonzero & pattern, pattern, contents[0].block)
+
+    def plain(self, weight: str) -> Tensor:
+        """The values of one weight, dense, zero where a mask prunes it.
+
+        Raises
+        ------
+        CheckpointError
+            A weight that is computed from what is stored in another way, or a mask with values other than 0 and 1.
+        """
+        import torch
+
+        parts = self._parts[weight]
+        values = self._tensors.load(parts.factor[0]).detach()
+        told = parts.computed or ("packed as two of four" if is_semi_structured(values) else "")
+        if told:
+            raise CheckpointError(f"{self.where}: {weight} is stored {told}; save the plain weight that it stands for")
+        values = _unpacked(values).to_dense()
+        for name in parts.mask:
+            values = values.masked_fill(torch.from_numpy(~self._mask(name)), 0)
+        return values
 
     def _content(self, name: str) -> WeightContent:
         import torch

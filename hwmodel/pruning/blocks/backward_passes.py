@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hwmodel.pruning.blocks.capture import Capture
 from hwmodel.pruning.blocks.distortion import Float32Array
 from hwmodel.pruning.blocks.projected import Kind
 from hwmodel.pruning.blocks.weight_layers import WeightLayer
+from hwmodel.pruning.failures import told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,10 +64,7 @@ class BackwardPasses:
             totals = [objective.sum() for objective in self.objectives(self.outputs(images, capture), labels, first)]
         rows = []
         for probe, total in enumerate(totals, start=1):
-            if not total.requires_grad:
-                raise HwmodelError("no layer's output reaches the output of the model by a differentiable way")
-            with _told("the backward pass"):
-                torch.autograd.backward(total, retain_graph=probe < len(totals))
+            differentiate(total, keeping=probe < len(totals))
             rows.append(self._collected(capture.taken(), len(images)))
         return np.stack(rows, axis=1).reshape(len(images) * len(totals), -1)
 
@@ -75,7 +72,7 @@ class BackwardPasses:
         """(images, ...) what the model returns; layers are followed."""
         from torch.func import functional_call
 
-        with _told("the forward pass"), capture.following():
+        with told("the forward pass"), capture.following():
             returned: Any = functional_call(self.model, self._weights, (images,))
         found = getattr(returned, "logits", returned)
         import torch
@@ -104,7 +101,7 @@ class BackwardPasses:
     def _losses(self, outputs: Tensor, labels: Tensor | None) -> Tensor:
         from torch.nn.functional import cross_entropy
 
-        with _told("the loss"):
+        with told("the loss"):
             if self.loss is not None:
                 found = self.loss(outputs, labels)
             elif labels is None:
@@ -116,7 +113,7 @@ class BackwardPasses:
         return found
 
     def _collected(self, found: dict[str, Tensor], images: int) -> Float32Array:
-        """(images, blocks) of all layers, zero where no gradient came."""
+        """(images, blocks) of all layers, zero where no gradient came to one that it can reach."""
         rows = np.zeros((images, sum(layer.blocks for layer in self.layers)), dtype=np.float32)
         start = 0
         for layer in self.layers:
@@ -128,14 +125,20 @@ class BackwardPasses:
         return rows
 
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Failures of somebody else's code in one line."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
-        raise HwmodelError(f"{what} fails: {line[:200]}") from error
+def differentiate(total: Tensor, *, keeping: bool = False) -> None:
+    """One backward pass; ``keeping`` the graph for another.
+
+    Raises
+    ------
+    HwmodelError
+        A sum that depends on no layer, or a backward pass that fails.
+    """
+    import torch
+
+    if not total.requires_grad:
+        raise HwmodelError("no layer's output reaches the output of the model by a differentiable way")
+    with told("the backward pass"):
+        torch.autograd.backward(total, retain_graph=keeping)
 
 
 def _described(found: object) -> str:

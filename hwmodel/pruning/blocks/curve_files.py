@@ -51,9 +51,9 @@ def load_curves(path: str | Path) -> Curves:
             if header["format"] != _FORMAT or header["schema_version"] != SCHEMA_VERSION:
                 raise HwmodelError(f"{path}: is not a file of curves of schema version {SCHEMA_VERSION}")
             layers = tuple(_layer(stored, number, row) for number, row in enumerate(header["layers"]))
+            return Curves(layers, header["samples"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise HwmodelError(f"{path}: cannot be read as curves ({getattr(error, 'strerror', None) or error})") from error
-    return Curves(layers, header["samples"])
 
 
 def _layer(stored: Any, number: int, row: dict[str, Any]) -> LayerCurve:

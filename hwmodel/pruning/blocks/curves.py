@@ -22,7 +22,8 @@ SCORES: tuple[Score, ...] = ("gauss-newton", "fisher", "taylor", "magnitude")
 class LayerCurve:
     """One layer: its blocks in the order of pruning, and what pruning them does.
 
-    Masks along the order are nested. Blocks that hold no weight (pruned already) come first, at no distortion.
+    Masks along the order are nested. Blocks that hold no weight (pruned already) come first, at no distortion, unless an order of
+    one's own says otherwise.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class LayerCurve:
 
     @property
     def already_pruned(self) -> int:
-        """Blocks that hold no weight now: the first ones of the order."""
+        """Blocks that hold no weight now: the first ones of the order where that is by score."""
         return self.blocks - int(np.count_nonzero(self.kept))
 
     def delta_of(self, order: npt.ArrayLike) -> FloatArray:

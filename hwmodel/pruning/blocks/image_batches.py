@@ -30,12 +30,13 @@ class ImagePart:
 
     def digests(self) -> DigestArray:
         """(images,) what tells each image and its label from others."""
-        labels = [b""] * len(self.images) if self.labels is None else [_bytes_of(label) for label in self.labels]
-        told = (blake2b(_bytes_of(image) + label, digest_size=8) for image, label in zip(self.images, labels, strict=True))
+        labels = [b""] * len(self.images) if self.labels is None else [bytes_of(label) for label in self.labels]
+        told = (blake2b(bytes_of(image) + label, digest_size=8) for image, label in zip(self.images, labels, strict=True))
         return np.array([int.from_bytes(one.digest(), "little") for one in told], dtype=np.uint64)
 
 
-def _bytes_of(values: Tensor) -> bytes:
+def bytes_of(values: Tensor) -> bytes:
+    """What the elements of a tensor are stored as."""
     import torch
 
     return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -115,7 +115,7 @@ class Projections:
     probes : random combinations for each image
     seed : of the combinations
     left_out : layers that have no projections, with the reason
-    made_by : versions, device and digest of the weights that they are of
+    made_by : versions, device, and digests of the weights that they are of and of what is differentiated for the first image
     """
 
     layers: tuple[LayerProjections, ...]
@@ -172,9 +172,7 @@ class Projections:
         HwmodelError
             A distortion or score that these projections do not give, blocks that do not fit, all layers named.
         """
-        delta = delta or ("gauss-newton" if self.kind == "gauss-newton" else "squared")
-        score = score or ("gauss-newton" if self.kind == "gauss-newton" else "fisher")
-        self._check(delta, score, kappa)
+        delta, score = checked_forms(self.kind, delta, score, kappa)
         chosen = matching([layer.name for layer in self.layers], layers)
         blocks = blocks_of(chosen, block)
         self._check_blocks(blocks)
@@ -185,16 +183,6 @@ class Projections:
             self[name].at(size).curve(form=delta, score=score, kappa=kappa, order=orders.get(name)) for name, size in blocks.items()
         )
         return Curves(tuple(made), self.samples)
-
-    def _check(self, delta: str, score: str, kappa: float) -> None:
-        if not 0 <= kappa < np.inf:
-            raise HwmodelError(f"kappa is {kappa}, expected a damping of at least 0")
-        for what, found, known in (("delta", delta, FORMS), ("score", score, SCORES)):
-            if found not in known:
-                raise UnknownNameError(what, found, known)
-            if self.kind not in _FITTING[found]:
-                needed = " or ".join(repr(kind) for kind in _FITTING[found])
-                raise HwmodelError(f"{what} {found!r} needs projections of kind {needed}; these are of kind {self.kind!r}")
 
     def _check_blocks(self, blocks: Mapping[str, Shape]) -> None:
         """Refuse blocks larger than their weight, all of them at once."""
@@ -230,6 +218,29 @@ class Projections:
         from hwmodel.pruning.blocks.projection_files import load_projections
 
         return load_projections(path)
+
+
+def checked_forms(kind: Kind, delta: Form | None, score: Score | None, kappa: float) -> tuple[Form, Score]:
+    """Distortion and score, those of the kind of projections where None.
+
+    Raises
+    ------
+    HwmodelError
+        Unknown ones, ones that projections of the kind do not give, or a damping below 0.
+    """
+    if not 0 <= kappa < np.inf:
+        raise HwmodelError(f"kappa is {kappa}, expected a damping of at least 0")
+    if kind not in KINDS:
+        raise UnknownNameError("kind", kind, KINDS)
+    form: Form = delta or ("gauss-newton" if kind == "gauss-newton" else "squared")
+    ranked_by: Score = score or ("gauss-newton" if kind == "gauss-newton" else "fisher")
+    for what, found, known in (("delta", form, FORMS), ("score", ranked_by, SCORES)):
+        if found not in known:
+            raise UnknownNameError(what, found, known)
+        if kind not in _FITTING[found]:
+            needed = " or ".join(map(repr, _FITTING[found]))
+            raise HwmodelError(f"{what} {found!r} needs projections of kind {needed}; these are of kind {kind!r}")
+    return form, ranked_by
 
 
 def told(shape: Shape) -> str:

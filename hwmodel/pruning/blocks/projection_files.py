@@ -222,4 +222,6 @@ def _difference(found: Header, header: Header, name: str) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         name = next((key for key in now if before.get(key) != now[key]), name)
         before, now = before.get(name), now.get(name)
+    if name == "first_values":
+        return "image 0 gives other values: another image, label, loss or model"
     return f"{name} differs" if isinstance(now, (dict, list)) or name == "weights" else f"{name} was {before!r}, is {now!r}"

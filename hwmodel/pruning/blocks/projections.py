@@ -19,11 +19,11 @@ from hwmodel.ir.masks import Shape
 from hwmodel.pruning.blocks.backward_passes import BackwardPasses
 from hwmodel.pruning.blocks.capture import Capture
 from hwmodel.pruning.blocks.curves import Curves, Score
-from hwmodel.pruning.blocks.distortion import Form
+from hwmodel.pruning.blocks.distortion import KAPPA, Form
 from hwmodel.pruning.blocks.image_batches import ImagePart, image_batches, split
-from hwmodel.pruning.blocks.projected import KINDS, Kind, Projections
+from hwmodel.pruning.blocks.projected import KINDS, Kind, Projections, checked_forms
 from hwmodel.pruning.blocks.projection_files import Header, ProjectionFile, header_of
-from hwmodel.pruning.blocks.rehearsal import check_apart, rehearse
+from hwmodel.pruning.blocks.rehearsal import Rehearsal, check_apart, rehearse
 from hwmodel.pruning.blocks.weight_layers import block_norms, weight_layers
 from hwmodel.pruning.live_models import LiveModel
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES = 1 << 30
 
+_UNREACHED = (
+    "no gradient reaches it (what it computes is only compared, as by a top-k, or is detached), so that nothing says what its "
+    "blocks are worth"
+)
 _UNCALLED = "takes no part in the forward pass that could be followed (attention modules of torch keep theirs to themselves)"
 
 
@@ -59,7 +63,8 @@ def projections(
     ----------
     model : any module that takes a batch of images and returns one tensor (images, ...), or an object with ``logits``
     batches : tensors of images, or pairs of images and labels; each is taken once, on the device of the model
-    finest : (out, in) of the finest blocks, or a mapping of globs over layer names to it; curves may be made for its multiples
+    finest : (out, in) of the finest blocks, or a mapping of globs over layer names to it, layers that none matches being left out;
+        curves may be made for its multiples
     kind : ``gauss-newton``, gradients of random combinations of the outputs, no labels needed; ``loss``, of each image's loss
     probes : random combinations for each image
     loss : for ``kind="loss"``, what gives (images,) losses of outputs and labels; None takes the cross-entropy
@@ -67,7 +72,8 @@ def projections(
     memory_bytes : what may be taken beside the model and one batch; batches are split to fit
     seed : of the random combinations, which depend on it and on the place of the image, not on how images are batched
     progress : called with the number of images done
-    resume : file to keep projections in as they are made; a run with the same arguments continues it, bit for bit the same
+    resume : file to keep projections in as they are made; a run with the same arguments continues it, bit for bit the same. Runs
+        are told apart by their arguments, by the weights, and by what the model and the loss give for the first image
 
     Raises
     ------
@@ -93,8 +99,8 @@ def projections(
         rehearsal = rehearse(passes, ahead.images, ahead.labels, memory_bytes)
         fitting = rehearsal.images(memory_bytes)
     images_per_pass = 1 if _counts_by_batch(running) else fitting
-    passes, left_out = _called(passes, rehearsal.called, left_out, layers or ())
-    header = _header(passes, left_out, images_per_pass)
+    passes, left_out = _reached(passes, rehearsal, left_out, layers or ())
+    header = _header(passes, left_out, images_per_pass, rehearsal.values)
     with closing(ProjectionFile(header, np.concatenate([norms[layer.name] for layer in passes.layers], axis=1), resume)) as file:
         images = _run(passes, split(chain([ahead], given), images_per_pass), file, rehearsal.work_bytes, progress)
         return file.projections(images * probes)
@@ -107,10 +113,20 @@ def sensitivity_curves(
     block: Shape | Mapping[str, Shape] = (32, 32),
     delta: Form | None = None,
     score: Score | None = None,
+    kappa: float = KAPPA,
+    kind: Kind = "gauss-newton",
     **options: Any,
 ) -> Curves:
-    """Curves of a model at one block size: :func:`projections` (which takes ``options``) and their curves."""
-    return projections(model, batches, finest=block, **options).curves(block, delta=delta, score=score)
+    """Curves of a model at one block size: :func:`projections` (which takes ``kind`` and ``options``) and their curves.
+
+    Raises
+    ------
+    HwmodelError
+        Before any image is taken, a distortion or score that the kind of projections does not give; else as the two raise.
+    """
+    checked_forms(kind, delta, score, kappa)
+    found = projections(model, batches, finest=block, kind=kind, **options)
+    return found.curves(block, delta=delta, score=score, kappa=kappa)
 
 
 def _check(kind: str, probes: int, memory_bytes: int, seed: int) -> None:
@@ -166,21 +182,26 @@ def _counts_by_batch(model: nn.Module) -> bool:
     return any(isinstance(module, Threshold) for module in model.modules())
 
 
-def _called(
-    passes: BackwardPasses, called: frozenset[str], left_out: Mapping[str, str], named: Sequence[str]
+def _reached(
+    passes: BackwardPasses, rehearsal: Rehearsal, left_out: Mapping[str, str], named: Sequence[str]
 ) -> tuple[BackwardPasses, dict[str, str]]:
-    """The passes without layers that the forward pass never calls, and these beside the others left out."""
-    unused = {layer.name: _UNCALLED for layer in passes.layers if layer.name not in called}
+    """The passes without layers that the forward pass never calls or no gradient reaches, and these beside the others left out."""
+    unused = {
+        layer.name: _UNREACHED if layer.name in rehearsal.called else _UNCALLED
+        for layer in passes.layers
+        if layer.name not in rehearsal.reached
+    }
     for name in named:
         if name in unused:
-            raise HwmodelError(f"{name}: {_UNCALLED}")
-    layers = tuple(layer for layer in passes.layers if layer.name in called)
+            raise HwmodelError(f"{name}: {unused[name]}; leave it out of layers=")
+    layers = tuple(layer for layer in passes.layers if layer.name in rehearsal.reached)
     if not layers:
-        raise HwmodelError(f"none of the layers can be projected; {next(iter(unused))} {_UNCALLED}")
+        name, reason = next(iter(unused.items()))
+        raise HwmodelError(f"none of the layers can be projected; {name}: {reason}")
     return replace(passes, layers=layers), {**left_out, **unused}
 
 
-def _header(passes: BackwardPasses, left_out: Mapping[str, str], images_per_pass: int) -> Header:
+def _header(passes: BackwardPasses, left_out: Mapping[str, str], images_per_pass: int, values: str) -> Header:
     device = next(passes.model.parameters()).device
     made_by = {
         "torch": version("torch"), "device": device.type, "images_per_pass": str(images_per_pass),
@@ -188,6 +209,7 @@ def _header(passes: BackwardPasses, left_out: Mapping[str, str], images_per_pass
     }  # fmt: skip
     if passes.loss is not None:
         made_by["loss"] = getattr(passes.loss, "__qualname__", type(passes.loss).__name__)
+    made_by["first_values"] = values
     layers = [(layer.name, layer.shape, layer.finest) for layer in passes.layers]
     return header_of(layers, kind=passes.kind, probes=passes.probes, seed=passes.seed, left_out=left_out, made_by=made_by)
 

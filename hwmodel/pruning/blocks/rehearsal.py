@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from hwmodel.errors import HwmodelError
-from hwmodel.pruning.blocks.backward_passes import BackwardPasses
+from hwmodel.pruning.blocks.backward_passes import BackwardPasses, differentiate
 from hwmodel.pruning.blocks.capture import Capture, work_bytes
+from hwmodel.pruning.blocks.image_batches import bytes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,23 +30,18 @@ class Rehearsal:
     image_bytes : memory that each image of a pass takes
     work_bytes : memory to form block products in
     called : layers that the forward pass calls
+    reached : those of them that the gradient reaches
+    values : digest of what was differentiated, which tells models and losses apart that no weight and no name does
     """
 
     image_bytes: int
     work_bytes: int
     called: frozenset[str]
+    reached: frozenset[str]
+    values: str
 
     def images(self, memory_bytes: int) -> int:
-        """Images of one pass within a memory.
-
-        Raises
-        ------
-        HwmodelError
-            A memory too small for one.
-        """
-        needed = self.image_bytes + self.work_bytes
-        if needed > memory_bytes:
-            raise too_small(needed, memory_bytes)
+        """Images of one pass within a memory that holds one."""
         return int(min(MOST_IMAGES, (memory_bytes - self.work_bytes) // self.image_bytes))
 
 
@@ -57,7 +54,13 @@ def too_small(needed: int, memory_bytes: int) -> HwmodelError:
 
 
 def rehearse(passes: BackwardPasses, images: Tensor, labels: Tensor | None, memory_bytes: int) -> Rehearsal:
-    """Measure a pass of one image: the tensors that the graph holds, and the inputs of layers."""
+    """Measure a pass of one image: the tensors that the graph holds, and the inputs of layers.
+
+    Raises
+    ------
+    HwmodelError
+        A memory too small for one image, or a pass that fails.
+    """
     import torch
     from torch.autograd.graph import saved_tensors_hooks
 
@@ -75,16 +78,24 @@ def rehearse(passes: BackwardPasses, images: Tensor, labels: Tensor | None, memo
     capture = Capture(passes.layers, memory_bytes)
     capture.start(1)
     with torch.enable_grad(), saved_tensors_hooks(hold, lambda tensor: tensor):
-        passes.objectives(passes.outputs(images[:1], capture), None if labels is None else labels[:1], 0)
+        objectives = passes.objectives(passes.outputs(images[:1], capture), None if labels is None else labels[:1], 0)
     for given in capture.inputs:
         hold(given)
     blocks = sum(layer.blocks for layer in passes.layers)
     called = [layer for layer in passes.layers if layer.name in capture.rows]
     largest = max((layer.shape[0] * capture.rows[layer.name] * 4 for layer in called), default=0)
+    image_bytes = sum(held.values()) + _IN_FLIGHT * largest + 4 * blocks * (passes.probes + 2)
+    work = max((work_bytes(layer, capture.rows[layer.name]) for layer in called), default=0)
+    if image_bytes + work > memory_bytes:
+        raise too_small(image_bytes + work, memory_bytes)
+    if objectives[0].requires_grad:
+        differentiate(objectives[0].sum())
     return Rehearsal(
-        image_bytes=sum(held.values()) + _IN_FLIGHT * largest + 4 * blocks * (passes.probes + 2),
-        work_bytes=max((work_bytes(layer, capture.rows[layer.name]) for layer in called), default=0),
+        image_bytes=image_bytes,
+        work_bytes=work,
         called=frozenset(layer.name for layer in called),
+        reached=frozenset(capture.taken()),
+        values=blake2b(bytes_of(torch.cat(objectives)), digest_size=8).hexdigest(),
     )
 
 
@@ -103,7 +114,7 @@ def check_apart(passes: BackwardPasses, images: Tensor, labels: Tensor | None, w
     capture = Capture(passes.layers, work)
     capture.start(2)
     with torch.enable_grad():
-        torch.autograd.backward(passes.objectives(passes.outputs(pair, capture), both, 0)[0][0])
+        differentiate(passes.objectives(passes.outputs(pair, capture), both, 0)[0][0])
     for name, found in capture.taken().items():
         if bool(found.isfinite().all() and found[1].any()):
             raise HwmodelError(

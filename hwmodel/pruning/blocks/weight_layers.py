@@ -15,6 +15,8 @@ from hwmodel.pruning.blocks.projected import blocks_of, matching, told
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_NO_BLOCK = "finest= gives it no block"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightLayer:
@@ -77,7 +79,7 @@ def weight_layers(
 
     Parameters
     ----------
-    finest : (out, in) of the finest blocks, or a mapping of globs over layer names to it
+    finest : (out, in) of the finest blocks, or a mapping of globs over layer names to it; layers that none matches are left out
     layers : globs over layer names; None takes all that can be projected
 
     Raises
@@ -92,14 +94,18 @@ def weight_layers(
         raise HwmodelError(f"{type(model).__name__} has neither linear layers nor convolutions")
     shared = _shared_weights(model, held)
     chosen = matching(list(held), layers)
-    reasons = {name: reason for name in chosen if (reason := shared.get(name) or _unusable(held[name]))}
+    blocks = blocks_of(chosen, finest)
+    given = dict.fromkeys(blocks, "")
+    reasons = {
+        name: reason for name in chosen if (reason := shared.get(name) or _unusable(held[name]) or given.get(name, _NO_BLOCK))
+    }
     for name in layers or ():
         if name in reasons:
             raise HwmodelError(f"{name}: {reasons[name]}")
     usable = [name for name in chosen if name not in reasons]
     if not usable:
         raise HwmodelError("; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3]))
-    found = tuple(_layer(name, held[name], block) for name, block in blocks_of(usable, finest).items())
+    found = tuple(_layer(name, held[name], blocks[name]) for name in usable)
     return found, reasons
 
 

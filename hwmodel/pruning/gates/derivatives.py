@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwmodel.errors import HwmodelError, UnknownNameError
+from hwmodel.pruning.failures import told
 from hwmodel.pruning.gates.points import Arguments, GatePoint, RemovalPoint, changed_calls
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Curvatures:
     estimator : "exact": one product per gate of a block; "hutchinson": ``probes`` products with random signs at all gates at
         once, unbiased; "row-sums": one product per block with ones, which is not the diagonal
     probes : of "hutchinson"
-    signs : where its signs are drawn from
+    signs : where its signs are drawn from, batch by batch
     """
 
     estimator: Estimator
@@ -174,8 +175,8 @@ class Scoring:
             raise HwmodelError(f"{self.function}: {type(self.model).__name__} has no values (it is on the meta device)")
         number = -1
         for number, batch in enumerate(batches):
-            if not isinstance(batch, tuple | list) or len(batch) != 2 or len(batch[0]) != len(batch[1]) or not len(batch[0]):
-                raise HwmodelError(f"{self.function}: batch {number}: expected (images, labels), as many labels as images")
+            if not _labelled(batch):
+                raise HwmodelError(f"{self.function}: batch {number}: expected (images, labels), two tensors of one length")
             yield number, batch[0].to(parameter.device), batch[1].to(parameter.device)
         if number < 0:
             raise HwmodelError(f"{self.function}: no batches; expected pairs of images and labels")
@@ -186,14 +187,15 @@ class Scoring:
         from torch.nn.functional import cross_entropy
 
         constants = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-        outputs = functional_call(self.model, constants, (inputs,))
         where = f"{self.function}: batch {number}"
-        try:
+        with told(f"{where}: the forward pass"):
+            outputs = functional_call(self.model, constants, (inputs,))
+        with told(f"{where}: the loss"):
             losses = cross_entropy(outputs, labels, reduction="none") if self.loss is None else self.loss(outputs, labels)
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise HwmodelError(f"{where}: the loss cannot be computed: {str(error).splitlines()[0]}") from error
-        if losses.shape != (len(inputs),):
-            raise HwmodelError(f"{where}: loss must be one value per image, ({len(inputs)},), got {tuple(losses.shape)}")
+        shape = getattr(losses, "shape", None)
+        if shape != (len(inputs),):
+            got = f"a {type(losses).__name__}" if shape is None else tuple(shape)
+            raise HwmodelError(f"{where}: loss must be one value per image, ({len(inputs)},), got {got}")
         self._finite(number, "loss", losses.detach().unsqueeze(1))
         return losses
 
@@ -214,8 +216,9 @@ class Scoring:
             with changed_calls([(point.module, partial(opened, point)) for point in points]):
                 losses = self._losses(number, inputs, labels)
             met = [gates[point.block] for point in points]
-            gradients = torch.autograd.grad(losses.sum(), met, create_graph=True, materialize_grads=True)
-            seconds = curvatures(gradients, met)
+            with told(f"{self.function}: batch {number}: the backward pass"):
+                gradients = torch.autograd.grad(losses.sum(), met, create_graph=True, materialize_grads=True)
+                seconds = curvatures(gradients, met)
         firsts = [gradient.detach() for gradient in gradients]
         for point, first, second in zip(points, firsts, seconds, strict=True):
             self._finite(number, f"gradient in block {point.block}", first)
@@ -261,3 +264,14 @@ class Scoring:
                 joined[start : start + len(found), point.block, : found.shape[1]] = found.cpu().numpy()
             start += len(batch[0])
         return joined
+
+
+def _labelled(batch: object) -> bool:
+    """Whether a batch is images and labels, as many of both."""
+    import torch
+
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return False
+    images, labels = batch
+    tensors = isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)
+    return tensors and images.dim() > 0 and labels.dim() > 0 and len(images) == len(labels) > 0

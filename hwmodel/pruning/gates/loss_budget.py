@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,13 +39,16 @@ def within_measured_loss(
 ) -> MeasuredSelection:
     """The largest selection found whose measured loss is within the budget, by bisection of the predicted one.
 
+    Where the selection of a predicted loss of ``budget`` costs less, predicted ones of 2, 4, 8, ... times it are tried first.
+
     Parameters
     ----------
     batches : (images, labels) pairs; every step runs them forward once
     budget : largest increase of the mean loss over the images
-    choose : from a budget of predicted loss to a selection: ``lambda b: select(scores.static, saved, b)``
+    choose : from a budget of predicted loss, which may be infinite, to a selection: ``lambda b: select(scores.static, saved, b)``
     pruned : from a selection to the model it leaves: ``lambda s: remove_heads(model, s.by_block)``
-    steps : halvings of the predicted budget's range
+    steps : halvings of the predicted budget's range, and as many doublings of it at most. A budget of 0 is doubled from the
+        predicted loss of all that may go, halved so many times
 
     Raises
     ------
@@ -60,14 +64,28 @@ def within_measured_loss(
 
     if not budget >= 0:
         raise HwmodelError(f"the budget must be a loss of at least 0, got {budget}")
-    best, largest = at(0.0), at(budget)
+    best = at(0.0)
     if best.loss_change > budget:
         raise HwmodelError(
             f"removing only what is predicted to harm nothing costs {best.loss_change:.4g} of loss, the budget is {budget:.4g}"
         )
-    if largest.loss_change <= budget:
-        return largest
-    low, high = 0.0, budget
+    return _furthest(at, best, budget, choose(math.inf).loss, steps)
+
+
+def _furthest(
+    at: Callable[[float], MeasuredSelection], best: MeasuredSelection, budget: float, everything: float, steps: int
+) -> MeasuredSelection:
+    """Up from predicted loss 0, where ``best`` fits: doublings until one does not fit or all has gone, then halvings."""
+    low, high = 0.0, budget or everything / 2**steps
+    for _ in range(steps + 1):
+        found = at(high)
+        if found.loss_change > budget:
+            break
+        if high >= everything:
+            return found
+        best, low, high = found, high, 2 * high
+    else:
+        return best
     for _ in range(steps):
         middle = (low + high) / 2
         found = at(middle)

@@ -102,15 +102,15 @@ def head_scores(
     batches : (images, labels) pairs, streamed
     estimator : "exact" takes a Hessian-vector product per head, "hutchinson" ``probes`` products with random signs at all
         heads at once, "row-sums" one per block
-    probes, seed : of "hutchinson"
+    probes, seed : of "hutchinson"; signs are drawn batch by batch, so the same images in other batches get other estimates
     loss : from (outputs, labels) to one loss per image, cross-entropy where None
     progress : called with the number of images done
 
     Raises
     ------
     HwmodelError
-        A model without attention of a known kind or without weights, no batches, a loss that is not one per image, or values
-        that are not finite, with their batch.
+        A model without attention of a known kind or without weights, no batches; with their batch, images or labels that the
+        model or the loss fails on, a loss that is not one per image, or values that are not finite.
     """
     scoring, how = _scoring(model, "head_scores", loss), Curvatures.of(estimator, probes, seed)
     return HeadScores(*scoring.derivatives(_heads(scoring), batches, how, progress), estimator)

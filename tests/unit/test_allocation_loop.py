@@ -330,6 +330,8 @@ def test_layers_nobody_asked_for_are_left_out_where_they_do_not_fit_and_that_is_
     assert found.converged and not set(left) & found.allocation.density.keys()
     (told,) = (line for line in said if line.startswith("left dense"))
     assert all(name in told for name in left) and "windows overlap" in told
+    logged = next(step for step in map(json.loads, found.log.splitlines()) if step["step"] == "model")
+    assert logged["left_dense"].keys() == set(left)
     for name in left:
         with pytest.raises(HwmodelError, match=name):
             hw.allocate(model, images(2), layers=[name], **(fixed | {"budget": "flops=0.98"}))

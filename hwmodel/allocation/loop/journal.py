@@ -52,7 +52,7 @@ def steps_of(
         **{name: {"keep": wish.keep, "loss": wish.loss} for name, wish in wishes.items()},
     })  # fmt: skip
     images = sensing.calibration
-    yield Step("model", {"weights_sha256": live.digest()})
+    yield Step("model", {"weights_sha256": live.digest(), "left_dense": sensing.left_dense(live)})
     yield Step("images", {"source": images.source, "sha256": images.digest(), "synthetic": images.synthetic})
     for number, turn in enumerate(turns, start=1):
         yield from _of_turn(number, turn)

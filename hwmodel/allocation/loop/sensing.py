@@ -86,7 +86,7 @@ class Sensing:
             A block larger than a layer, a layer glob without match, losses or gradients that are not finite.
         """
         names = self.chosen(live)
-        if left := self._left_dense(live):
+        if left := self.left_dense(live):
             self.tell("left dense: " + "; ".join(f"{name}: {reason}" for name, reason in left.items()))
         total = len(self.calibration.images)
         found = projections(
@@ -126,14 +126,14 @@ class Sensing:
             names = matching(products, self.layers)
             refused = self._too_small(live, names)
         else:
-            refused = self._left_dense(live)
+            refused = self.left_dense(live)
             names = [name for name in prunable(live.structure) if name not in refused]
         if refused and (self.layers or not names):
             name, reason = next(iter(refused.items()))
             raise HwmodelError(f"{name}: {reason}")
         return names
 
-    def _left_dense(self, live: LiveModel) -> dict[str, str]:
+    def left_dense(self, live: LiveModel) -> dict[str, str]:
         """Layers that would lose blocks if they could and nobody asked for, with the reason why they cannot."""
         if self.layers is not None:
             return {}

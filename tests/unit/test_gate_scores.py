@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from analysis_scripts import script
 from scipy.stats import spearmanr
 from token_models import IMAGES, small_vit
 from torch import Tensor
@@ -314,13 +312,7 @@ def test_models_that_cannot_be_scored_are_told() -> None:
 @pytest.fixture(scope="module")
 def digits() -> tuple[torch.nn.Module, list[tuple[Tensor, Tensor]]]:
     """A ViT trained on digits for 12 epochs, and 300 of its training images to calibrate on."""
-    path = Path(__file__).parents[2] / "analysis" / "digits_vit.py"
-    spec = spec_from_file_location("digits_vit_for_gates", path)
-    assert spec is not None
-    assert spec.loader is not None
-    study = module_from_spec(spec)
-    sys.modules[spec.name] = study
-    spec.loader.exec_module(study)
+    study = script("digits_vit")
     model = study.train(0, epochs=12)
     train, test = study.digits(0)
     assert study.accuracy(model, test) > 0.9

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import csv
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+from analysis_scripts import script
 
-ANALYSIS = Path(__file__).parents[2] / "analysis"
 TINY = "deit_tiny_patch16_224"
-
-
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ANALYSIS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

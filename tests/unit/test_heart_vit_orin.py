@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from analysis_scripts import script
 
 import hwmodel as hw
-
-SCRIPT = Path(__file__).parents[2] / "analysis" / "heart_vit_orin.py"
 
 
 @pytest.fixture(scope="module")
 def heart() -> ModuleType:
-    spec = spec_from_file_location("heart_vit_orin", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("heart_vit_orin")
 
 
 @pytest.fixture(scope="module")

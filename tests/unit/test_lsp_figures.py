@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from analysis_scripts import script
 
 from hwmodel.errors import HwmodelError
 
@@ -19,12 +17,7 @@ BLOCK = (8, 8)
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = spec_from_file_location("lsp_figures", Path(__file__).parents[2] / "analysis" / "lsp_figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("lsp_figures")
 
 
 @pytest.fixture(scope="module")

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import csv
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from analysis_scripts import script
 
 import hwmodel as hw
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "table6_tpu_v3.py"
 TINY = "deit_tiny_patch16_224"
 
 
 @pytest.fixture(scope="module")
 def table6() -> ModuleType:
-    spec = spec_from_file_location("table6_tpu_v3", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("table6_tpu_v3")
 
 
 def test_the_printed_rows_are_all_there(table6: ModuleType) -> None:

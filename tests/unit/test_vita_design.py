@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from analysis_scripts import script
 from examples import vit
 
 import hwmodel as hw
 
-_PATH = Path(__file__).parents[2] / "analysis" / "vita_design.py"
-_SPEC = importlib.util.spec_from_file_location("vita_design", _PATH)
-assert _SPEC is not None and _SPEC.loader is not None
-study = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = study
-_SPEC.loader.exec_module(study)
+study = script("vita_design")
 
 
 def test_the_front_holds_what_no_other_point_beats() -> None:

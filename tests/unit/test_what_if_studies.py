@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from analysis_scripts import ANALYSIS, script
 
 import hwmodel as hw
 
-ANALYSIS = Path(__file__).parents[2] / "analysis"
 STUDIES = sorted((ANALYSIS / "studies").glob("*.toml"))
-
-
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ANALYSIS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -156,7 +156,8 @@ class Goal:
         HwmodelError
             A floor or cap outside [0, 1], or for a layer that is not there.
         """
-        operators = [operator for operator in base.trace.operators if operator.name in set(names)]
+        chosen = set(names)
+        operators = [operator for operator in base.trace.operators if operator.name in chosen]
         layers = tuple(_unranked(operator, block) for operator in operators)
         free = Limit(cost=flop_cost(layers), most=np.inf, asked="nothing")
         Problem(layers=layers, limits=(free,), floor=self.floor, cap=self.cap)
